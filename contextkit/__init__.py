@@ -1,0 +1,1 @@
+"""LLM conversations in PostgreSQL, as pandas DataFrames."""

@@ -1,0 +1,134 @@
+"""The two tables, typed. Alembic's target and the names that conditions are written with."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import (
+    BigInteger,
+    Cast,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    cast,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator, UserDefinedType
+
+EMBEDDING_DIMENSIONS = 1536
+ROLES = ("user", "assistant", "system", "tool")
+
+
+class IdType(TypeDecorator[str]):
+    """A uuid column whose values are text in Python: conditions take text and UUID, results are text."""
+
+    impl = Uuid(as_uuid=False)
+    cache_ok = True
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
+        """Give the canonical text of an id, or a ValueError for what is none."""
+        return None if value is None else canonical_id(value)
+
+    process_literal_param = process_bind_param  # type: ignore[assignment]
+
+    def column_expression(self, column: ColumnElement[Any]) -> Cast[str]:
+        """Select the id as text."""
+        return cast(column, Text)
+
+
+class RoleType(UserDefinedType[str]):
+    """A role stored as text or as an enum of PostgreSQL: bound without a cast, selected as text."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """Give the type that migrations create."""
+        return "TEXT"
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[str], str]:
+        """Quote as text is quoted."""
+        processor: Callable[[str], str] = String().literal_processor(dialect)  # type: ignore[no-untyped-call]
+        return processor
+
+    def column_expression(self, colexpr: ColumnElement[Any]) -> Cast[str]:
+        """Select the role as text."""
+        return cast(colexpr, Text)
+
+
+def canonical_id(value: object) -> str:
+    """Text of a context or message id as PostgreSQL writes it.
+
+    Raises:
+        ValueError: the value is no UUID.
+
+    >>> canonical_id("0B9CF5A41D4E4C0F8A55B4E1D6F8C1AA")
+    '0b9cf5a4-1d4e-4c0f-8a55-b4e1d6f8c1aa'
+    """
+    if isinstance(value, UUID):
+        return str(value)
+    if not isinstance(value, str):
+        raise TypeError(f"an id is text or a UUID, not {type(value).__name__}")
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise ValueError(f"not an id (a UUID is expected): {value[:60]!r}") from None
+
+
+class Base(DeclarativeBase):
+    """Holds the metadata of the two tables."""
+
+
+class Context(Base):
+    """A conversation, or a fork of one."""
+
+    __tablename__ = "contexts"
+
+    id: Mapped[str] = mapped_column(IdType, primary_key=True, server_default=func.gen_random_uuid())
+    name: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    message_count: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    total_tokens: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    latest_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    parent_id: Mapped[str | None] = mapped_column(
+        IdType, ForeignKey("contexts.id", name="contexts_parent_id_contexts_id_fk")
+    )
+    fork_version: Mapped[int | None] = mapped_column(BigInteger)
+    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class Message(Base):
+    """A message of a context, at a version."""
+
+    __tablename__ = "messages"
+    __table_args__ = (
+        UniqueConstraint("context_id", "version", name="messages_context_version_unique"),
+        Index("messages_context_version_idx", "context_id", "version"),
+        Index("messages_deleted_at_idx", "deleted_at"),
+    )
+
+    id: Mapped[str] = mapped_column(IdType, primary_key=True, server_default=func.gen_random_uuid())
+    context_id: Mapped[str] = mapped_column(
+        IdType, ForeignKey("contexts.id", name="messages_context_id_contexts_id_fk")
+    )
+    version: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    role: Mapped[str] = mapped_column(RoleType)
+    content: Mapped[str] = mapped_column(Text)
+    tool_call_id: Mapped[str | None] = mapped_column(Text)
+    tool_name: Mapped[str | None] = mapped_column(Text)
+    token_count: Mapped[int | None] = mapped_column(Integer)
+    model: Mapped[str | None] = mapped_column(Text)
+    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    embedding: Mapped[list[float] | None] = mapped_column(VECTOR(EMBEDDING_DIMENSIONS))
