@@ -1,1 +1,90 @@
-"""LLM conversations in PostgreSQL, as pandas DataFrames."""
+"""LLM conversations in PostgreSQL, as pandas DataFrames: forks resolved, time travel, vector neighbors."""
+
+from contextkit.connection import connect
+from contextkit.errors import (
+    ContextkitError,
+    ContextkitWarning,
+    DatabaseUnavailableError,
+    DimensionError,
+    FormatError,
+    LineageError,
+    MissingExtraError,
+    NotFoundError,
+    ReadOnlyError,
+    SchemaError,
+)
+from contextkit.frames import (
+    contexts_df,
+    embedding_matrix,
+    forks_df,
+    history_df,
+    messages_batches,
+    messages_df,
+    read_df,
+)
+from contextkit.info import info
+from contextkit.migrate import generate, push, schema_status, upgrade
+from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
+from contextkit.neighbors import neighbors_df
+from contextkit.queries import (
+    select_contexts,
+    select_forks,
+    select_history,
+    select_messages,
+    select_neighbors,
+)
+from contextkit.sample import load_sample
+from contextkit.steps import with_turn
+from contextkit.store import (
+    add_context,
+    append_messages,
+    delete_context,
+    delete_messages,
+    fork_context,
+    restore_context,
+    restore_messages,
+)
+
+__all__ = [
+    "EMBEDDING_DIMENSIONS",
+    "Context",
+    "ContextkitError",
+    "ContextkitWarning",
+    "DatabaseUnavailableError",
+    "DimensionError",
+    "FormatError",
+    "LineageError",
+    "Message",
+    "MissingExtraError",
+    "NotFoundError",
+    "ReadOnlyError",
+    "SchemaError",
+    "add_context",
+    "append_messages",
+    "connect",
+    "contexts_df",
+    "delete_context",
+    "delete_messages",
+    "embedding_matrix",
+    "fork_context",
+    "forks_df",
+    "generate",
+    "history_df",
+    "info",
+    "load_sample",
+    "messages_batches",
+    "messages_df",
+    "neighbors_df",
+    "push",
+    "read_df",
+    "restore_context",
+    "restore_messages",
+    "schema_status",
+    "select_contexts",
+    "select_forks",
+    "select_history",
+    "select_messages",
+    "select_neighbors",
+    "upgrade",
+    "with_turn",
+]

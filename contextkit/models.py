@@ -1,6 +1,6 @@
 """The two tables, typed. Alembic's target and the names that conditions are written with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -83,6 +83,23 @@ def canonical_id(value: object) -> str:
         return str(UUID(value))
     except ValueError:
         raise ValueError(f"not an id (a UUID is expected): {value[:60]!r}") from None
+
+
+def canonical_ids(values: object) -> list[str]:
+    """Ids of one id, an iterable or a column of ids, each once, in the order of their first mention.
+
+    Raises:
+        TypeError: not ids, such as a whole DataFrame.
+        ValueError: one is no UUID, or is missing.
+
+    >>> canonical_ids("0B9CF5A41D4E4C0F8A55B4E1D6F8C1AA")
+    ['0b9cf5a4-1d4e-4c0f-8a55-b4e1d6f8c1aa']
+    """
+    if isinstance(values, str | UUID):
+        return [canonical_id(values)]
+    if not isinstance(values, Iterable) or hasattr(values, "columns") or isinstance(values, bytes | Mapping):
+        raise TypeError(f"one id, or an iterable or column of ids, is expected, not {type(values).__name__}")
+    return list(dict.fromkeys(canonical_id(value) for value in values))
 
 
 class Base(DeclarativeBase):

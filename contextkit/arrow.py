@@ -1,0 +1,352 @@
+"""Run a statement and get its columns in Arrow: in bulk over ADBC when rows are many, else on the engine's pool."""
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import adbc_driver_postgresql
+import numpy as np
+import psycopg
+import pyarrow as pa
+from adbc_driver_manager import AdbcConnection
+from adbc_driver_manager import Error as BulkError
+from adbc_driver_manager.dbapi import Connection as BulkConnection
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Executable, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import InvalidRequestError
+
+from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
+from contextkit.errors import DimensionError
+from contextkit.models import EMBEDDING_DIMENSIONS
+from contextkit.queries import select_embedding_dimensions
+
+BULK_ROWS = 2_000
+"""From how many expected rows on a connection of its own is cheaper than rows through Python (make bench)."""
+
+HEADER_BYTES = 4
+"""pgvector's binary form: int16 length, int16 unused, then big-endian float32."""
+
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "bpchar": pa.string(),
+    "date": pa.date32(),
+    "float4": pa.float64(),
+    "float8": pa.float64(),
+    "int2": pa.int64(),
+    "int4": pa.int64(),
+    "int8": pa.int64(),
+    "interval": pa.duration("us"),
+    "name": pa.string(),
+    "numeric": pa.float64(),
+    "text": pa.string(),
+    "timestamp": pa.timestamp("us"),
+    "timestamptz": pa.timestamp("us", tz="UTC"),
+    "uuid": pa.string(),
+    "varchar": pa.string(),
+}
+BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a result: Arrow for what Arrow holds, else a list of Python values."""
+
+    name: str
+    values: pa.ChunkedArray | list[Any]
+
+
+def fetch(
+    engine: Engine,
+    statement: Executable,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    bulk: bool | None = None,
+) -> list[Column]:
+    """Columns of a statement's rows.
+
+    Args:
+        engine: in bulk only if `connect` opened it; others may hold what their URL does not say.
+        statement: a select or `text`.
+        parameters: values of its bound parameters.
+        bulk: whether many rows are expected; by default the planner of the server is asked.
+    """
+    with translated_errors():
+        if settings_of(engine) is None or bulk is False:
+            return _fetch_pooled(engine, statement, parameters)
+        with engine.connect() as connection:
+            sql = literal_sql(connection, statement, parameters)
+            if bulk is None and _expected_rows(connection, sql) < BULK_ROWS:
+                return columns_of(connection, statement, parameters)
+        columns = _fetch_bulk(engine, sql)
+        return _fetch_pooled(engine, statement, parameters) if columns is None else columns
+
+
+def literal_sql(connection: Connection, statement: Executable, parameters: Mapping[str, Any] | None) -> str:
+    """SQL with its values as literals, quoted by the dialect: ADBC copies only without parameters.
+
+    Raises:
+        ValueError: a parameter without a value, or a NUL character or NaN, which have no literal.
+    """
+    # Another parameter style than psycopg's, which would double every percent sign.
+    dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
+    dialect._backslash_escapes = connection.dialect._backslash_escapes  # type: ignore[attr-defined]
+    clause: Any = statement.params(parameters) if parameters else statement  # type: ignore[attr-defined]
+    try:
+        _refuse_unprintable(clause.compile(dialect=dialect).construct_params())
+    except InvalidRequestError as error:
+        raise ValueError(f"the statement lacks a value: {error}") from None
+    return str(clause.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def _refuse_unprintable(value: Any) -> None:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set):
+        for item in value:
+            _refuse_unprintable(item)
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError("a value holds a NUL character, which PostgreSQL does not store; remove it")
+    elif isinstance(value, float | Decimal) and math.isnan(value):
+        raise ValueError("a value is NaN; compare with a number, or with null by is_(None)")
+
+
+def _expected_rows(connection: Connection, sql: str) -> float:
+    (plan,) = connection.exec_driver_sql(f"explain (format json) {sql}").scalar_one()
+    return float(plan["Plan"]["Plan Rows"])
+
+
+# On the pool
+
+
+def _fetch_pooled(engine: Engine, statement: Executable, parameters: Mapping[str, Any] | None) -> list[Column]:
+    with engine.connect() as connection:
+        return columns_of(connection, statement, parameters)
+
+
+def columns_of(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any] | None = None
+) -> list[Column]:
+    """Columns of a statement's rows, read on this connection."""
+    result = connection.execute(statement, parameters)
+    description: Any = result.cursor.description
+    types = _type_names(connection, [column[1] for column in description])
+    rows = result.all()
+    by_column = list(zip(*rows, strict=True)) or [()] * len(types)
+    return [
+        Column(name, _from_values(connection, kind, list(values)))
+        for name, kind, values in zip(result.keys(), types, by_column, strict=True)
+    ]
+
+
+def _type_names(connection: Connection, oids: list[int]) -> list[str]:
+    known = {oid: info.name for oid in oids if (info := psycopg.adapters.types.get(oid))}
+    if unknown := [oid for oid in oids if oid not in known]:
+        catalog = text(
+            "select oid, case typtype when 'e' then 'text' else typname end from pg_type where oid = any(:oids)"
+        )
+        known |= dict(connection.execute(catalog, {"oids": unknown}).all())
+    return [known.get(oid, "unknown") for oid in oids]
+
+
+def _from_values(connection: Connection, kind: str, values: list[Any]) -> pa.ChunkedArray | list[Any]:
+    if kind == "vector":
+        vectors = VectorColumn(len(values))
+        vectors.add_rows([_vector(value) for value in values])
+        return vectors.finish(lambda: _declared_dimensions(connection))
+    if kind not in ARROW_TYPES:
+        return values
+    if kind == "uuid":
+        values = [None if value is None else str(value) for value in values]
+    if kind == "numeric":
+        values = [None if value is None else float(value) for value in values]
+    return pa.chunked_array([pa.array(values, ARROW_TYPES[kind])])
+
+
+def _vector(value: Any) -> NDArray[np.float32] | None:
+    if isinstance(value, str):  # a statement of text has no types
+        value = json.loads(value)
+    return None if value is None else np.asarray(value, dtype=np.float32)
+
+
+def _declared_dimensions(connection: Connection) -> int:
+    declared = connection.execute(select_embedding_dimensions()).scalar()
+    return declared if declared and declared > 0 else EMBEDDING_DIMENSIONS
+
+
+# In bulk
+
+
+class _KeptDatabase:
+    """ADBC's handle on a database: keeps no connection, but took 35 ms to learn the server's types.
+
+    ADBC's connections close the handle that they are given, so this one is opened anew only when asked.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Connect once, for the types."""
+        self.handle = adbc_driver_postgresql.connect(uri)
+
+    def close(self) -> None:
+        """Stay open: the next connection uses it."""
+
+
+_databases: WeakKeyDictionary[Engine, _KeptDatabase] = WeakKeyDictionary()
+_databases_lock = threading.Lock()
+
+
+def _database(engine: Engine) -> _KeptDatabase:
+    with _databases_lock:
+        if engine not in _databases:
+            _databases[engine] = _KeptDatabase(libpq_uri(engine))
+        return _databases[engine]
+
+
+@contextmanager
+def _bulk_cursor(engine: Engine) -> Iterator[Any]:
+    """A cursor in one read-only transaction on a connection of its own, closed however it ends.
+
+    Explicitly in a transaction: in autocommit, behind a transaction pooler, ADBC reads other clients' rows.
+    """
+    settings = settings_of(engine)
+    assert settings is not None  # noqa: S101 - fetch asks for engines of connect only
+    try:
+        database = _database(engine)
+        connection = BulkConnection(cast(Any, database), AdbcConnection(database.handle))
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("set transaction read only")
+                if settings.limit_statements:
+                    cursor.execute(settings.limit_statements)
+                yield cursor
+        finally:
+            connection.close()
+    except BulkError as error:
+        raise explain(error) from None
+
+
+def _fetch_bulk(engine: Engine, sql: str) -> list[Column] | None:
+    """Columns of a query, or None if one has a type that has to go through the pool."""
+    with _bulk_cursor(engine) as cursor:
+        cursor.execute(sql)
+        reader = cursor.fetch_record_batch()
+        types = [_type_name(field) for field in reader.schema]
+        if not all(kind in BULK_TYPES for kind in types):
+            _databases.pop(engine, None)  # types made since would stay unknown
+            return None
+        return _read(engine, reader, types)
+
+
+def _type_name(field: pa.Field) -> str:
+    return bytes((field.metadata or {}).get(b"POSTGRESQL:type", b"'unknown'")).decode().strip("'")
+
+
+def _read(engine: Engine, reader: pa.RecordBatchReader, types: list[str]) -> list[Column]:
+    vectors = {place: VectorColumn(0) for place, kind in enumerate(types) if kind == "vector"}
+    chunks: list[list[pa.Array]] = [[] for _ in types]
+    for batch in reader:
+        for place, array in enumerate(batch.columns):
+            if place in vectors:
+                vectors[place].add_binary(array.storage)
+            else:
+                chunks[place].append(array)
+
+    def dimensions() -> int:
+        with engine.connect() as connection:
+            return _declared_dimensions(connection)
+
+    return [
+        Column(name, vectors[place].finish(dimensions) if place in vectors else _from_arrow(kind, chunks[place]))
+        for place, (name, kind) in enumerate(zip(reader.schema.names, types, strict=True))
+    ]
+
+
+def _from_arrow(kind: str, chunks: list[pa.Array]) -> pa.ChunkedArray | list[Any]:
+    plain = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in chunks]
+    if kind in ("json", "jsonb"):
+        return [None if text is None else json.loads(text) for chunk in plain for text in chunk.to_pylist()]
+    if kind == "uuid":
+        plain = [pa.array([None if u is None else str(u) for u in c.to_pylist()], pa.string()) for c in chunks]
+    return pa.chunked_array([chunk.cast(ARROW_TYPES[kind]) for chunk in plain], ARROW_TYPES[kind])
+
+
+class VectorColumn:
+    """Gathers vectors of one length into one float32 matrix; null rows are NaN and masked."""
+
+    def __init__(self, rows: int) -> None:
+        """Start with room for some rows; it grows."""
+        self._matrix: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._room = rows
+        self._masks: list[NDArray[np.bool_]] = []
+        self._rows = 0
+
+    def add_rows(self, vectors: list[NDArray[np.float32] | None]) -> None:
+        """Add vectors given one by one."""
+        mask = np.array([vector is None for vector in vectors], dtype=bool)
+        present = [vector for vector in vectors if vector is not None]
+        lengths = {len(vector) for vector in present}
+        self._add(mask, lengths, lambda: np.stack(present))
+
+    def add_binary(self, storage: pa.BinaryArray) -> None:
+        """Add an array of vectors in pgvector's binary form, decoded by one strided pass."""
+        mask = storage.is_null().to_numpy(zero_copy_only=False)
+        offsets = np.frombuffer(storage.buffers()[1], np.int32)[storage.offset : storage.offset + len(storage) + 1]
+        sizes = np.unique(np.diff(offsets)[~mask])
+        data = np.frombuffer(storage.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+        self._add(
+            mask,
+            {(int(size) - HEADER_BYTES) // 4 for size in sizes},
+            lambda: data.reshape(-1, int(sizes[0]))[:, HEADER_BYTES:].view(">f4"),
+        )
+
+    def _add(
+        self, mask: NDArray[np.bool_], lengths: set[int], decoded: Callable[[], NDArray[np.floating[Any]]]
+    ) -> None:
+        self._masks.append(mask)
+        start, self._rows = self._rows, self._rows + len(mask)
+        if not lengths:
+            self._reserve(self._matrix.shape[1])
+            self._matrix[start : self._rows] = np.nan
+            return
+        known = {self._matrix.shape[1]} - {0}
+        if len(lengths | known) > 1:
+            raise DimensionError(
+                f"the column holds vectors of different lengths: {', '.join(map(str, sorted(lengths | known)))}; "
+                "select those of one length"
+            )
+        (length,) = lengths
+        first = not known
+        self._reserve(length)
+        if first:
+            self._matrix[:start] = np.nan
+        target = self._matrix[start : self._rows]
+        if mask.any():
+            target[mask] = np.nan
+            target[~mask] = decoded()
+        else:
+            target[:] = decoded()
+
+    def _reserve(self, length: int) -> None:
+        if self._matrix.shape[1] != length:
+            self._matrix = np.empty((max(self._room, self._rows), length), np.float32)
+        elif len(self._matrix) < self._rows:
+            # In place: the pages move, and room not yet written costs none.
+            self._matrix.resize((max(self._rows, 2 * len(self._matrix)), length), refcheck=False)
+
+    def finish(self, dimensions: Callable[[], int]) -> pa.ChunkedArray:
+        """Give a fixed-size list over the matrix; `dimensions` tells its length where every row is null."""
+        if self._matrix.shape[1] == 0:
+            self._reserve(dimensions())
+            self._matrix[:] = np.nan
+        length = self._matrix.shape[1]
+        self._matrix.resize((self._rows, length), refcheck=False)
+        mask = np.concatenate([np.zeros(0, bool), *self._masks])
+        values = pa.array(self._matrix.reshape(-1))
+        nulls = pa.array(mask) if mask.any() else None
+        return pa.chunked_array([pa.FixedSizeListArray.from_arrays(values, length, mask=nulls)])

@@ -1,0 +1,102 @@
+"""The command `contextkit`: a line per command; what it does lives elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from sqlalchemy import Engine
+from typer.core import TyperGroup
+
+import contextkit.migrate as migrations
+from contextkit.connection import connect
+from contextkit.errors import ContextkitError
+from contextkit.info import info as describe
+
+
+class _Group(TyperGroup):
+    """Says what went wrong in one line, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ContextkitError, ValueError) as error:
+            typer.secho(" ".join(str(error).split()), fg="red", err=True)
+            raise typer.Exit(1) from None
+
+
+# Locals may hold a URL with its password.
+app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_show_locals=False)
+db = typer.Typer(no_args_is_help=True, help="Create, migrate and look at the two tables.")
+app.add_typer(db, name="db")
+
+
+@app.callback()
+def main() -> None:
+    """LLM conversations in PostgreSQL, at DATABASE_URL, of .env too, else in an embedded server."""
+
+
+@app.command()
+def info() -> None:
+    """Print what the database is: versions, host, schema, numbers of rows."""
+    with _opened() as engine:
+        typer.echo(_lines(describe(engine)))
+
+
+@app.command()
+def demo() -> None:
+    """Show what contextkit does, on sample conversations."""
+    from contextkit.demo import main as run
+
+    run()
+
+
+@db.command()
+def migrate() -> None:
+    """Bring the tables to the newest revision, and print it."""
+    with _opened(write=True) as engine:
+        typer.echo(migrations.upgrade(engine))
+
+
+@db.command()
+def status() -> None:
+    """Print revision, head, state and differences; exit with 1 unless the state is current."""
+    with _opened() as engine:
+        found = migrations.schema_status(engine)
+    typer.echo(_lines(found))
+    raise typer.Exit(int(found.state != "current"))
+
+
+@db.command()
+def push(
+    force: Annotated[bool, typer.Option("--force", help="Also on a database other than the embedded one.")] = False,
+) -> None:
+    """Add what the models have and the database lacks, without a revision; for development."""
+    with _opened(write=True) as engine:
+        typer.echo(migrations.push(engine, force=force))
+
+
+@db.command()
+def generate(slug: Annotated[str, typer.Argument(help="Letters, digits, _ and -.")]) -> None:
+    """Write a revision from how the models differ from a database at head, and print its file."""
+    with _opened() as engine:
+        typer.echo(migrations.generate(engine, slug))
+
+
+@contextmanager
+def _opened(*, write: bool = False) -> Iterator[Engine]:
+    engine = connect(write=write)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _lines(series: pd.Series) -> str:
+    lines = []
+    for name, value in series.items():
+        values = value if isinstance(value, list) else [value]
+        shown = ["-" if item is None else str(item) for item in values] or ["-"]
+        lines += [f"{label:<12} {item}" for label, item in zip([name] + [""] * len(shown), shown, strict=False)]
+    return "\n".join(lines)

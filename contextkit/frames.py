@@ -1,0 +1,284 @@
+"""Contexts, forks, messages and histories as DataFrames."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from sqlalchemy import Engine, Executable
+from sqlalchemy.sql.expression import Select, SelectBase, TextClause
+
+from contextkit.arrow import Column, fetch
+from contextkit.connection import translated_errors
+from contextkit.errors import LineageError, NotFoundError
+from contextkit.models import canonical_ids
+from contextkit.queries import (
+    Condition,
+    after_message,
+    history_parameters,
+    history_template,
+    select_contexts,
+    select_forks,
+    select_lineage_state,
+    select_messages,
+)
+
+NEVER_NULL = frozenset(
+    [
+        "forks",
+        "latest_version",
+        "message_count",
+        "position",
+        "query",
+        "rank",
+        "total_tokens",
+        "turn",
+        "version",
+    ]
+)
+FLAGS = frozenset(["inherited"])
+NOT_NULL = {pa.string(): pd.StringDtype(na_value=np.nan)}
+NULLABLE = NOT_NULL | {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+BULK_HISTORIES = 20
+"""From how many histories on a read goes in bulk; one is a few rows, or a few thousand."""
+
+
+def read_df(engine: Engine, statement: Executable) -> pd.DataFrame:
+    """Rows of any select, with contextkit's dtypes and errors.
+
+    Args:
+        engine: from `connect`, or any SQLAlchemy engine on PostgreSQL.
+        statement: a SQLAlchemy select, such as one of the `select_*` builders with a limit, or `text`.
+
+    Returns:
+        One column per column selected. Text and UUIDs are `str`, whole numbers `Int64`, or `int64` where the
+        name is one that the tables declare not null, numeric and floats `float64`, timestamptz
+        `datetime64[us, UTC]`, embeddings `fixed_size_list<float32>`, json Python objects.
+
+    Raises:
+        SchemaError: tables or columns are missing.
+        DatabaseUnavailableError: nothing answers.
+    """
+    if not isinstance(statement, SelectBase | TextClause):
+        raise TypeError(
+            f"a statement is a SQLAlchemy select or text, not {type(statement).__name__}; wrap SQL in text()"
+        )
+    return to_frame(fetch(engine, statement))
+
+
+def contexts_df(engine: Engine, *where: Condition, include_deleted: bool = False) -> pd.DataFrame:
+    """One row per context, by creation.
+
+    Args:
+        engine: from `connect`.
+        where: conditions on Context; those on Message ask for contexts with a message of their own that meets
+            all of them.
+        include_deleted: with deleted contexts.
+
+    Returns:
+        context_id, name, created_at, updated_at, message_count, total_tokens, latest_version, parent_id,
+        fork_version, deleted_at.
+    """
+    frame = to_frame(fetch(engine, select_contexts(*where, include_deleted=include_deleted)))
+    return _noted(frame, "contexts_df", where=len(where), include_deleted=include_deleted)
+
+
+def forks_df(engine: Engine, *where: Condition, include_deleted: bool = False) -> pd.DataFrame:
+    """One row per context that is a fork or is forked, by creation.
+
+    Args:
+        engine: from `connect`.
+        where: conditions as for `contexts_df`; they choose the rows, not what the rows inherit.
+        include_deleted: with deleted contexts, and deleted messages in the figures.
+
+    Returns:
+        context_id, name, parent_id, fork_version, root_id, depth (0 at a root), written_by (root, reference,
+        copy, renumbered), forks (children), and of the effective history length (messages), tokens, turns
+        (user messages), first_at, last_at. In a cycle of parents root_id, depth and these are null.
+    """
+    frame = to_frame(fetch(engine, select_forks(*where, include_deleted=include_deleted), bulk=True))
+    return _noted(frame, "forks_df", where=len(where), include_deleted=include_deleted)
+
+
+def messages_df(
+    engine: Engine, *where: Condition, embeddings: bool = False, include_deleted: bool = False
+) -> pd.DataFrame:
+    """One row per stored message, by context and version; a fork's inherited ones stand under their owner.
+
+    Args:
+        engine: from `connect`.
+        where: conditions on Message and Context.
+        embeddings: with the column `embedding`.
+        include_deleted: with deleted messages, and those of deleted contexts.
+
+    Returns:
+        message_id, context_id, version, created_at, role, content, tool_call_id, tool_name, token_count, model,
+        deleted_at, and embedding on request.
+    """
+    statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
+    return _noted(
+        to_frame(fetch(engine, statement)),
+        "messages_df",
+        where=len(where),
+        embeddings=embeddings,
+        include_deleted=include_deleted,
+    )
+
+
+def messages_batches(
+    engine: Engine,
+    *where: Condition,
+    batch_rows: int = 50_000,
+    embeddings: bool = False,
+    include_deleted: bool = False,
+) -> Iterator[pd.DataFrame]:
+    """Frames as of `messages_df`, at most `batch_rows` rows each, for what memory does not hold at once.
+
+    Each batch is a short transaction of its own and goes on after the last one's key, so nothing stays open
+    between them. Rows written meanwhile may or may not appear; none appears twice. Without any row there is one
+    empty frame.
+    """
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows is at least 1, not {batch_rows}")
+    statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
+    return _batches(engine, statement, batch_rows)
+
+
+def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterator[pd.DataFrame]:
+    following, first = statement, True
+    while True:
+        frame = to_frame(fetch(engine, following.limit(batch_rows)))
+        if first or len(frame):
+            yield frame
+        if len(frame) < batch_rows:
+            return
+        first, last = False, frame.iloc[-1]
+        following = after_message(statement, last["context_id"], int(last["version"]))
+
+
+def history_df(
+    engine: Engine,
+    contexts: object,
+    *,
+    at_version: int | None = None,
+    as_of: datetime | None = None,
+    embeddings: bool = False,
+    include_deleted: bool = False,
+) -> pd.DataFrame:
+    """Effective histories: the messages that a model saw, inherited ones included, in order.
+
+    Args:
+        engine: from `connect`.
+        contexts: one id, or an iterable or column of ids; each is taken once.
+        at_version: the history up to that version of the context; past the end everything, 0 what a renumbered
+            fork inherits and else nothing.
+        as_of: the history as it stood at that instant, by the messages' created_at and deleted_at. A message
+            that was restored looks as if it had never been deleted.
+        embeddings: with the column `embedding`.
+        include_deleted: with deleted messages, and deleted contexts.
+
+    Returns:
+        context_id (as asked), position (from 1), source_context_id (whose row it is), inherited, message_id,
+        version, created_at, role, content, tool_call_id, tool_name, token_count, model, deleted_at, and
+        embedding on request; by the order of `contexts`, then position. In a renumbered fork versions repeat,
+        positions never do.
+
+    Raises:
+        NotFoundError: a context does not exist, or is deleted.
+        LineageError: the parents of a context form a cycle.
+        ValueError: `at_version` is negative, `as_of` has no time zone, or an id is no UUID.
+    """
+    if at_version is not None and at_version < 0:
+        raise ValueError(f"at_version is 0 or more, not {at_version}")
+    if as_of is not None and as_of.utcoffset() is None:
+        raise ValueError("as_of needs a time zone, such as datetime(2026, 1, 31, tzinfo=UTC)")
+    ids = canonical_ids(contexts)
+    columns = fetch(
+        engine,
+        history_template(as_of is not None, embeddings, include_deleted),
+        history_parameters(ids, at_version, as_of),
+        bulk=embeddings or len(ids) >= BULK_HISTORIES,
+    )
+    frame = to_frame(columns)
+    if absent := [id_ for id_ in ids if id_ not in set(frame["context_id"])]:
+        _check_lineages(engine, absent, as_of, include_deleted=include_deleted)
+    return _noted(
+        frame,
+        "history_df",
+        contexts=len(ids),
+        at_version=at_version,
+        as_of=None if as_of is None else as_of.isoformat(),
+        embeddings=embeddings,
+        include_deleted=include_deleted,
+    )
+
+
+def _check_lineages(engine: Engine, contexts: list[str], as_of: datetime | None, *, include_deleted: bool) -> None:
+    """Raise for contexts without rows, unless their histories are just empty."""
+    with translated_errors(), engine.connect() as connection:
+        states = {row.context_id: row for row in connection.execute(select_lineage_state(contexts))}
+    if unknown := [id_ for id_ in contexts if id_ not in states]:
+        raise NotFoundError(f"no context has the id {_some(unknown)}")
+    for id_, state in states.items():
+        if state.cycle is not None:
+            raise LineageError(
+                f"the parents of context {id_} form a cycle: {' -> '.join(state.cycle)}; "
+                "its owner has to set one parent_id to null"
+            )
+    gone = [id_ for id_, state in states.items() if _is_gone(state.deleted_at, as_of)]
+    if gone and not include_deleted:
+        raise NotFoundError(f"deleted: {_some(gone)}; to see it nevertheless pass include_deleted=True")
+
+
+def _is_gone(deleted_at: datetime | None, as_of: datetime | None) -> bool:
+    return deleted_at is not None and (as_of is None or deleted_at <= as_of)
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def embedding_matrix(frame: pd.DataFrame) -> NDArray[np.float32]:
+    """Matrix (n, dimensions) float32 of the column `embedding`, without a copy where no row is null.
+
+    A null row is NaN. The matrix shares memory with the frame and is not writable.
+
+    Raises:
+        ValueError: the frame has no embeddings.
+    """
+    if "embedding" not in frame or not isinstance(frame["embedding"].dtype, pd.ArrowDtype):
+        raise ValueError("the frame has no column of embeddings; load it with embeddings=True")
+    chunked: pa.ChunkedArray = pa.chunked_array(frame["embedding"].array.__arrow_array__())
+    array = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
+    length = array.type.list_size
+    values = array.values.slice(array.offset * length, len(array) * length)
+    matrix: NDArray[np.float32] = values.to_numpy(zero_copy_only=values.null_count == 0).reshape(-1, length)
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    if missing.any() and not np.isnan(matrix[missing]).all():
+        matrix = matrix.copy()
+        matrix[missing] = np.nan
+    return matrix
+
+
+def to_frame(columns: list[Column]) -> pd.DataFrame:
+    """DataFrame of fetched columns, with the dtypes that this module knows."""
+    return pd.DataFrame({column.name: _series(column) for column in columns})
+
+
+def _series(column: Column) -> "pd.Series[Any]":
+    if isinstance(column.values, list):
+        return pd.Series(column.values, dtype=object)
+    values = column.values
+    if pa.types.is_fixed_size_list(values.type):
+        return pd.Series(values, dtype=pd.ArrowDtype(values.type))
+    certain = column.name in NEVER_NULL | FLAGS and values.null_count == 0
+    series: "pd.Series[Any]" = values.to_pandas(types_mapper=(NOT_NULL if certain else NULLABLE).get)
+    return series
+
+
+def _noted(frame: pd.DataFrame, function: str, **asked: Any) -> pd.DataFrame:
+    frame.attrs = {"function": function, "asked": asked}
+    return frame

@@ -1,0 +1,111 @@
+"""The fork tree: every context that is a fork or is forked."""
+
+from typing import Any
+
+from sqlalchemy import CTE, Select, and_, case, exists, func, literal, or_, select
+from sqlalchemy.orm import aliased
+
+from contextkit.models import Context, Message
+from contextkit.queries.columns import Condition, filter_contexts, live
+from contextkit.queries.history import history_of, is_fork, lineage_of, renumbered_of
+
+
+def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any]:
+    """One row per context that is a fork or is forked, by creation, with figures of its effective history.
+
+    In a cycle root_id, depth and the figures are null.
+    """
+    listed = _listed(where, include_deleted=include_deleted)
+    lineage = lineage_of(listed)
+    renumbered = renumbered_of(lineage)
+    place = _places(lineage)
+    figures = _figures(history_of(lineage, renumbered, include_deleted=include_deleted))
+    children = _children(include_deleted=include_deleted)
+    known = place.c.root_id.is_not(None)
+    return (
+        select(
+            Context.id.label("context_id"),
+            Context.name,
+            Context.parent_id,
+            Context.fork_version,
+            place.c.root_id,
+            place.c.depth,
+            _written_by(renumbered).label("written_by"),
+            func.coalesce(children.c.forks, 0).label("forks"),
+            case((known, func.coalesce(figures.c.length, 0))).label("length"),
+            case((known, func.coalesce(figures.c.tokens, 0))).label("tokens"),
+            case((known, func.coalesce(figures.c.turns, 0))).label("turns"),
+            figures.c.first_at,
+            figures.c.last_at,
+        )
+        .join(listed, listed.c.id == Context.id)
+        .outerjoin(place, place.c.context_id == Context.id)
+        .outerjoin(figures, figures.c.context_id == Context.id)
+        .outerjoin(children, children.c.parent_id == Context.id)
+        .order_by(Context.created_at, Context.id)
+    )
+
+
+def _listed(where: tuple[Condition, ...], *, include_deleted: bool) -> CTE:
+    child = aliased(Context, name="child")
+    is_forked = exists(
+        select(literal(1))
+        .select_from(child)
+        .where(child.parent_id == Context.id, is_fork(child))
+        .where(*([] if include_deleted else [child.deleted_at.is_(None)]))
+        .correlate(Context)
+    )
+    statement = select(Context.id, func.row_number().over().label("place")).where(or_(is_fork(), is_forked))
+    return filter_contexts(statement, where, include_deleted=include_deleted).cte("asked")
+
+
+def _places(lineage: CTE) -> CTE:
+    """root_id and depth of each lineage that has no cycle."""
+    cyclic = select(lineage.c.asked).where(lineage.c.cyclic)
+    return (
+        select(
+            lineage.c.asked.label("context_id"),
+            lineage.c.id.label("root_id"),
+            lineage.c.depth,
+        )
+        .where(lineage.c.parent_id.is_(None), lineage.c.asked.not_in(cyclic))
+        .cte("places")
+    )
+
+
+def _figures(numbered: CTE) -> CTE:
+    return (
+        select(
+            numbered.c.context_id,
+            func.count().label("length"),
+            func.sum(func.coalesce(numbered.c.token_count, 0)).label("tokens"),
+            func.count().filter(numbered.c.role == "user").label("turns"),
+            func.min(numbered.c.created_at).label("first_at"),
+            func.max(numbered.c.created_at).label("last_at"),
+        )
+        .group_by(numbered.c.context_id)
+        .cte("figures")
+    )
+
+
+def _children(*, include_deleted: bool) -> CTE:
+    return (
+        select(Context.parent_id, func.count().label("forks"))
+        .where(is_fork(), *live(Context, include_deleted=include_deleted))
+        .group_by(Context.parent_id)
+        .cte("children")
+    )
+
+
+def _written_by(renumbered: CTE) -> Any:
+    has_copies = exists(
+        select(literal(1))
+        .where(and_(Message.context_id == Context.id, Message.version <= Context.fork_version))
+        .correlate(Context)
+    )
+    return case(
+        (~is_fork(), "root"),
+        (Context.id.in_(select(renumbered.c.id)), "renumbered"),
+        (has_copies, "copy"),
+        else_="reference",
+    )

@@ -1,0 +1,62 @@
+"""Contexts and messages as they are stored."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Select, column, func, literal, select, table, tuple_
+
+from contextkit.models import Context, IdType, Message
+from contextkit.queries.columns import (
+    Condition,
+    context_columns,
+    filter_contexts,
+    live,
+    message_columns,
+    split_conditions,
+)
+
+
+def select_contexts(*where: Condition, include_deleted: bool = False) -> Select[Any]:
+    """Contexts by creation; a condition on Message asks for contexts with such a message."""
+    statement = select(*context_columns()).order_by(Context.created_at, Context.id)
+    return filter_contexts(statement, where, include_deleted=include_deleted)
+
+
+def select_messages(*where: Condition, embeddings: bool = False, include_deleted: bool = False) -> Select[Any]:
+    """Stored messages by context and version; inherited ones stand under the context that owns them."""
+    split_conditions(where)
+    return (
+        select(*message_columns(embeddings=embeddings))
+        .join(Context, Context.id == Message.context_id)
+        .where(*live(Context, Message, include_deleted=include_deleted), *where)
+        .order_by(Message.context_id, Message.version)
+    )
+
+
+def after_message(statement: Select[Any], context_id: str, version: int) -> Select[Any]:
+    """Restrict a statement from `select_messages` to what stands after one row of it."""
+    last = tuple_(literal(context_id, IdType), literal(version, BigInteger))
+    return statement.where(tuple_(Message.context_id, Message.version) > last)
+
+
+def select_embedding_dimensions() -> Select[Any]:
+    """One number: the length that the column `messages.embedding` is declared with, -1 if with none."""
+    attributes = table("pg_attribute", column("attrelid"), column("attname"), column("atttypmod"), schema="pg_catalog")
+    return select(attributes.c.atttypmod).where(
+        attributes.c.attrelid == func.to_regclass("messages"), attributes.c.attname == "embedding"
+    )
+
+
+def lock_contexts(ids: Sequence[str]) -> Select[Any]:
+    """The contexts of these ids, locked for writing, in one order for all so that writers never block in a ring."""
+    return select(*Context.__table__.columns).where(Context.id.in_(ids)).order_by(Context.id).with_for_update()
+
+
+def select_end(context_id: str) -> Select[Any]:
+    """One row: the highest stored version of a context, or null, and the instant."""
+    return select(func.max(Message.version), func.clock_timestamp()).where(Message.context_id == context_id)
+
+
+def select_owners(message_ids: Sequence[str]) -> Select[Any]:
+    """id and context_id of the messages that exist among these."""
+    return select(Message.id, Message.context_id).where(Message.id.in_(message_ids))

@@ -1,0 +1,298 @@
+"""Every write to contexts and messages, one transaction per call: all of it or nothing."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Connection, Engine, bindparam, func, insert, update
+
+from contextkit.arrow import columns_of
+from contextkit.connection import translated_errors
+from contextkit.errors import DimensionError, NotFoundError
+from contextkit.frames import embedding_matrix, to_frame
+from contextkit.models import EMBEDDING_DIMENSIONS, ROLES, Context, Message, canonical_id, canonical_ids
+from contextkit.queries import lock_contexts, select_end, select_messages, select_owners, select_renumbered
+
+FIELDS = ("role", "content", "tool_call_id", "tool_name", "token_count", "model", "created_at", "embedding")
+MOST_TOKENS = 2**31 - 1
+
+
+def add_context(engine: Engine, name: str | None = None) -> str:
+    """Id of a new, empty context.
+
+    Raises:
+        ReadOnlyError: the engine was opened for reading.
+        ValueError: the name holds what PostgreSQL does not store.
+    """
+    values = {"name": _text(name, "the name of a context")}
+    with _transaction(engine) as connection:
+        return str(connection.execute(insert(Context).returning(Context.id), values).scalar_one())
+
+
+def fork_context(engine: Engine, context_id: str, at_version: int | None = None, name: str | None = None) -> str:
+    """Id of a new fork, which inherits the history of a context up to and including a version.
+
+    Nothing is copied: the fork refers to its parent, and its own messages go on from `at_version` + 1.
+
+    Args:
+        engine: from `connect(write=True)`.
+        context_id: the parent.
+        at_version: the last version to inherit; the parent's end by default, 0 inherits nothing.
+        name: of the fork.
+
+    Raises:
+        NotFoundError: the parent does not exist, or is deleted.
+        ValueError: the parent's history ends before `at_version`.
+    """
+    name = _text(name, "the name of a context")
+    with _transaction(engine) as connection:
+        parent = _locked(connection, canonical_id(context_id))
+        end, _ = _end(connection, parent)
+        version = end if at_version is None else at_version
+        if not 0 <= version <= end:
+            raise ValueError(f"at_version {version} is not in the history of context {parent.id}: it ends at {end}")
+        values = {"name": name, "parent_id": parent.id, "fork_version": version, "latest_version": version}
+        return str(connection.execute(insert(Context).returning(Context.id), values).scalar_one())
+
+
+def append_messages(
+    engine: Engine, context_id: str, messages: Iterable[Mapping[str, Any]] | pd.DataFrame
+) -> pd.DataFrame:
+    """Append messages to a context; versions are given in their order, under a lock on the context.
+
+    Args:
+        engine: from `connect(write=True)`.
+        context_id: the context.
+        messages: dicts or a frame with role (user, assistant, system, tool), content, and if wished tool_call_id,
+            tool_name, token_count, model, created_at (timezone-aware; the present by default), embedding
+            (1536 numbers).
+
+    Returns:
+        The written rows, as `messages_df` gives them.
+
+    Raises:
+        NotFoundError: the context does not exist, or is deleted.
+        DimensionError: an embedding has another length.
+        ValueError: a field is unknown, missing or holds what cannot be stored. Nothing is written then.
+    """
+    rows = [_checked(message, place) for place, message in enumerate(_records(messages))]
+    with _transaction(engine) as connection:
+        context = _locked(connection, canonical_id(context_id))
+        end, now = _end(connection, context)
+        for version, row in enumerate(rows, end + 1):
+            row |= {"context_id": context.id, "version": version}
+            row["created_at"] = row["created_at"] or now
+        if rows:
+            connection.execute(insert(Message), rows)
+            tokens = sum(row["token_count"] or 0 for row in rows)
+            _count(connection, {context.id: (len(rows), tokens)}, now, latest_version=rows[-1]["version"])
+        written = Message.id.in_([row["id"] for row in rows])
+        return to_frame(columns_of(connection, select_messages(written)))
+
+
+def delete_context(engine: Engine, context_id: str) -> int:
+    """Number of contexts deleted: 1, or 0 if it was already. Messages and forks of it stay as they are.
+
+    Raises:
+        NotFoundError: the context does not exist.
+    """
+    return _flag_context(engine, context_id, deleted=True)
+
+
+def restore_context(engine: Engine, context_id: str) -> int:
+    """Number of contexts restored: 1, or 0 if it was not deleted.
+
+    Raises:
+        NotFoundError: the context does not exist.
+    """
+    return _flag_context(engine, context_id, deleted=False)
+
+
+def delete_messages(engine: Engine, messages: object) -> int:
+    """Number of messages deleted, out of one id or a column of ids; forks that inherit one lose it, too.
+
+    Raises:
+        NotFoundError: a message does not exist. Nothing is deleted then.
+    """
+    return _flag_messages(engine, messages, deleted=True)
+
+
+def restore_messages(engine: Engine, messages: object) -> int:
+    """Number of messages restored, out of one id or a column of ids.
+
+    Raises:
+        NotFoundError: a message does not exist. Nothing is restored then.
+    """
+    return _flag_messages(engine, messages, deleted=False)
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    with translated_errors(), engine.begin() as connection:
+        yield connection
+
+
+def _locked(connection: Connection, context_id: str, *, deleted: bool = False) -> Any:
+    context = connection.execute(lock_contexts([context_id])).one_or_none()
+    if context is None:
+        raise NotFoundError(f"no context has the id {context_id}")
+    if context.deleted_at is not None and not deleted:
+        raise NotFoundError(f"context {context_id} is deleted; restore_context() brings it back")
+    return context
+
+
+def _end(connection: Connection, context: Any) -> tuple[int, datetime]:
+    """Give the last version of a history, and the instant under the lock."""
+    stored, now = connection.execute(select_end(context.id)).one()
+    end = max(context.latest_version, stored or 0)
+    inherits = context.parent_id is not None and context.fork_version is not None
+    if inherits and end < context.fork_version:
+        renumbered = stored is not None and connection.execute(select_renumbered(context.id)).first()
+        return (end if renumbered else context.fork_version), now
+    return end, now
+
+
+def _count(connection: Connection, added: Mapping[str, tuple[int, int]], now: datetime, **values: int) -> None:
+    """Add to the counters of contexts what their messages and tokens changed by."""
+    statement = (
+        update(Context)
+        .where(Context.id == bindparam("context"))
+        .values(
+            message_count=Context.message_count + bindparam("messages"),
+            total_tokens=Context.total_tokens + bindparam("tokens"),
+            updated_at=now,
+            **values,
+        )
+    )
+    changes = [
+        {"context": context, "messages": messages, "tokens": tokens} for context, (messages, tokens) in added.items()
+    ]
+    connection.execute(statement, changes)
+
+
+def _flag_context(engine: Engine, context_id: str, *, deleted: bool) -> int:
+    with _transaction(engine) as connection:
+        context = _locked(connection, canonical_id(context_id), deleted=True)
+        if (context.deleted_at is not None) == deleted:
+            return 0
+        now = func.clock_timestamp()
+        values = {"deleted_at": now if deleted else None, "updated_at": now}
+        connection.execute(update(Context).where(Context.id == context.id).values(values))
+        return 1
+
+
+def _flag_messages(engine: Engine, messages: object, *, deleted: bool) -> int:
+    ids = canonical_ids(messages)
+    with _transaction(engine) as connection:
+        owners: dict[str, str] = dict(connection.execute(select_owners(ids)).all())
+        if unknown := [id_ for id_ in ids if id_ not in owners]:
+            raise NotFoundError(f"no message has the id {', '.join(unknown[:5])}")
+        connection.execute(lock_contexts(sorted(set(owners.values()))))
+        now = connection.execute(func.clock_timestamp().select()).scalar_one()
+        changed = connection.execute(
+            update(Message)
+            .where(Message.id.in_(ids))
+            .where(Message.deleted_at.is_(None) if deleted else Message.deleted_at.is_not(None))
+            .values(deleted_at=now if deleted else None)
+            .returning(Message.context_id, Message.token_count)
+        ).all()
+        sign = -1 if deleted else 1
+        added: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        for context_id, tokens in changed:
+            count, total = added[context_id]
+            added[context_id] = (count + sign, total + sign * (tokens or 0))
+        if added:
+            _count(connection, added, now)
+        return len(changed)
+
+
+def _records(messages: Iterable[Mapping[str, Any]] | pd.DataFrame) -> Iterable[Mapping[str, Any]]:
+    if isinstance(messages, pd.DataFrame):
+        return _rows_of(messages)
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
+        raise TypeError(f"messages are a list of dicts or a frame, not {type(messages).__name__}")
+    return messages
+
+
+def _rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    columns: dict[str, list[Any]] = {str(name): frame[name].tolist() for name in frame.columns}
+    if "embedding" in frame and isinstance(frame["embedding"].dtype, pd.ArrowDtype):
+        present = frame["embedding"].notna()
+        columns["embedding"] = [
+            vector if there else None for vector, there in zip(embedding_matrix(frame), present, strict=True)
+        ]
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{name: None if _is_missing(value) else value for name, value in row.items()} for row in rows]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value))
+
+
+def _checked(message: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Row to insert, every field present; errors name the place of the message among those given, from 0."""
+    where = f"message {place}"
+    if not isinstance(message, Mapping):
+        raise TypeError(f"{where} is a dict with role and content, not {type(message).__name__}")
+    if unknown := sorted(str(name) for name in message if name not in FIELDS):
+        raise ValueError(f"{where} has fields that append_messages does not write: {', '.join(unknown)}")
+    if missing := [name for name in ("role", "content") if message.get(name) is None]:
+        raise ValueError(f"{where} lacks {' and '.join(missing)}")
+    if message["role"] not in ROLES:
+        raise ValueError(f"{where} has the role {message['role']!r:.40}; roles are {', '.join(ROLES)}")
+    texts = ("role", "content", "tool_call_id", "tool_name", "model")
+    return {
+        "id": str(uuid4()),
+        **{name: _text(message.get(name), f"{name} of {where}") for name in texts},
+        "token_count": _tokens(message.get("token_count"), where),
+        "created_at": _instant(message.get("created_at"), where),
+        "embedding": _embedding(message.get("embedding"), where),
+    }
+
+
+def _text(value: object, what: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is text, not {type(value).__name__}")
+    if "\0" in value:
+        raise ValueError(f"{what} holds a NUL character, which PostgreSQL does not store; remove it")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{what} holds half of a surrogate pair, which is no text; decode it anew")
+    return value
+
+
+def _tokens(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer) or value != int(value):
+        raise ValueError(f"token_count of {where} is a whole number, not {value!r:.40}")
+    if not 0 <= value <= MOST_TOKENS:
+        raise ValueError(f"token_count of {where} is between 0 and {MOST_TOKENS}, not {value}")
+    return int(value)
+
+
+def _instant(value: Any, where: str) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise ValueError(f"created_at of {where} is a datetime with a time zone")
+    return value
+
+
+def _embedding(value: Any, where: str) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    if value is None:
+        return None
+    vector = np.asarray(value, dtype=np.float32)
+    if vector.ndim != 1 or len(vector) != EMBEDDING_DIMENSIONS:
+        raise DimensionError(
+            f"the embedding of {where} has the shape {vector.shape}, the column {EMBEDDING_DIMENSIONS} dimensions"
+        )
+    if not np.isfinite(vector).all():
+        raise ValueError(f"the embedding of {where} holds NaN or infinity")
+    return vector

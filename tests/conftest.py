@@ -1,0 +1,88 @@
+"""One embedded server for the whole run; each test has a database of its own on it."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, make_url
+
+from contextkit import connect, upgrade
+from contextkit.server import EmbeddedServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home() -> Iterator[Path]:
+    """A home that the run alone knows, so that no database of the user's is ever touched."""
+    folder = Path(tempfile.mkdtemp(prefix="contextkit-tests-"))
+    folder.chmod(0o711)
+    os.environ["CONTEXTKIT_HOME"] = str(folder)
+    # Not unset: a .env above the working directory would take its place.
+    os.environ["DATABASE_URL"] = ""
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server_url(home: Path) -> Iterator[str]:
+    server = EmbeddedServer(home)
+    server.join()
+    yield server.url
+    server.leave()
+
+
+@pytest.fixture(scope="session")
+def migrated(server_url: str) -> str:
+    """Name of a migrated database that others are copied from."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute("create database migrated")
+    upgrade_once(_database_url(server_url, "migrated"))
+    return "migrated"
+
+
+def upgrade_once(url: str) -> None:
+    engine = connect(url, write=True)
+    upgrade(engine)
+    engine.dispose()
+
+
+def _database_url(server_url: str, name: str) -> str:
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def empty_url(server_url: str) -> Iterator[str]:
+    """URL of a database without tables."""
+    yield from _fresh(server_url, "template1")
+
+
+@pytest.fixture
+def database_url(server_url: str, migrated: str) -> Iterator[str]:
+    """URL of a migrated database without rows."""
+    yield from _fresh(server_url, migrated)
+
+
+def _fresh(server_url: str, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template}")
+        yield _database_url(server_url, name)
+        connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = connect(database_url, write=True)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def reader(database_url: str) -> Iterator[Engine]:
+    engine = connect(database_url)
+    yield engine
+    engine.dispose()
