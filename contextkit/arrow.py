@@ -20,7 +20,7 @@ from adbc_driver_manager.dbapi import Connection as BulkConnection
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import CompileError, InvalidRequestError
 
 from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
 from contextkit.errors import DimensionError
@@ -82,14 +82,19 @@ def fetch(
             return _fetch_pooled(engine, statement, parameters)
         with engine.connect() as connection:
             sql = literal_sql(connection, statement, parameters)
-            if bulk is None and _expected_rows(connection, sql) < BULK_ROWS:
+            rows = 0 if sql is None else _expected_rows(connection, sql)
+            if sql is None or (bulk is None and rows < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
-        columns = _fetch_bulk(engine, sql)
+        columns = _fetch_bulk(engine, sql, rows)
         return _fetch_pooled(engine, statement, parameters) if columns is None else columns
 
 
-def literal_sql(connection: Connection, statement: Executable, parameters: Mapping[str, Any] | None) -> str:
-    """SQL with its values as literals, quoted by the dialect: ADBC copies only without parameters.
+def literal_sql(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any] | None = None
+) -> str | None:
+    """SQL with its values as literals, quoted by the dialect, as ADBC copies only without parameters.
+
+    None if a value is of a type that has no literals.
 
     Raises:
         ValueError: a parameter without a value, or a NUL character or NaN, which have no literal.
@@ -100,9 +105,12 @@ def literal_sql(connection: Connection, statement: Executable, parameters: Mappi
     clause: Any = statement.params(parameters) if parameters else statement  # type: ignore[attr-defined]
     try:
         _refuse_unprintable(clause.compile(dialect=dialect).construct_params())
+        sql = str(clause.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     except InvalidRequestError as error:
         raise ValueError(f"the statement lacks a value: {error}") from None
-    return str(clause.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    except CompileError:
+        return None
+    return sql.rstrip().removesuffix(";")
 
 
 def _refuse_unprintable(value: Any) -> None:
@@ -117,9 +125,11 @@ def _refuse_unprintable(value: Any) -> None:
         raise ValueError("a value is NaN; compare with a number, or with null by is_(None)")
 
 
-def _expected_rows(connection: Connection, sql: str) -> float:
-    (plan,) = connection.exec_driver_sql(f"explain (format json) {sql}").scalar_one()
-    return float(plan["Plan"]["Plan Rows"])
+def _expected_rows(connection: Connection, sql: str) -> int:
+    # Without parameters percent signs are not read as placeholders.
+    plain = {"no_parameters": True}
+    (plan,) = connection.exec_driver_sql(f"explain (format json) {sql}", execution_options=plain).scalar_one()
+    return int(plan["Plan"]["Plan Rows"])
 
 
 # On the pool
@@ -146,7 +156,8 @@ def columns_of(
 
 
 def _type_names(connection: Connection, oids: list[int]) -> list[str]:
-    known = {oid: info.name for oid in oids if (info := psycopg.adapters.types.get(oid))}
+    # psycopg finds an array's oid under the type of its items.
+    known = {oid: info.name for oid in oids if (info := psycopg.adapters.types.get(oid)) and info.oid == oid}
     if unknown := [oid for oid in oids if oid not in known]:
         catalog = text(
             "select oid, case typtype when 'e' then 'text' else typname end from pg_type where oid = any(:oids)"
@@ -231,7 +242,7 @@ def _bulk_cursor(engine: Engine) -> Iterator[Any]:
         raise explain(error) from None
 
 
-def _fetch_bulk(engine: Engine, sql: str) -> list[Column] | None:
+def _fetch_bulk(engine: Engine, sql: str, rows: int) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
     with _bulk_cursor(engine) as cursor:
         cursor.execute(sql)
@@ -240,15 +251,15 @@ def _fetch_bulk(engine: Engine, sql: str) -> list[Column] | None:
         if not all(kind in BULK_TYPES for kind in types):
             _databases.pop(engine, None)  # types made since would stay unknown
             return None
-        return _read(engine, reader, types)
+        return _read(engine, reader, types, rows)
 
 
 def _type_name(field: pa.Field) -> str:
     return bytes((field.metadata or {}).get(b"POSTGRESQL:type", b"'unknown'")).decode().strip("'")
 
 
-def _read(engine: Engine, reader: pa.RecordBatchReader, types: list[str]) -> list[Column]:
-    vectors = {place: VectorColumn(0) for place, kind in enumerate(types) if kind == "vector"}
+def _read(engine: Engine, reader: pa.RecordBatchReader, types: list[str], rows: int) -> list[Column]:
+    vectors = {place: VectorColumn(rows) for place, kind in enumerate(types) if kind == "vector"}
     chunks: list[list[pa.Array]] = [[] for _ in types]
     for batch in reader:
         for place, array in enumerate(batch.columns):
@@ -280,9 +291,9 @@ class VectorColumn:
     """Gathers vectors of one length into one float32 matrix; null rows are NaN and masked."""
 
     def __init__(self, rows: int) -> None:
-        """Start with room for some rows; it grows."""
+        """Start for so many rows; it grows."""
         self._matrix: NDArray[np.float32] = np.empty((0, 0), np.float32)
-        self._room = rows
+        self._expected = rows
         self._masks: list[NDArray[np.bool_]] = []
         self._rows = 0
 
@@ -333,11 +344,14 @@ class VectorColumn:
             target[:] = decoded()
 
     def _reserve(self, length: int) -> None:
-        if self._matrix.shape[1] != length:
-            self._matrix = np.empty((max(self._room, self._rows), length), np.float32)
-        elif len(self._matrix) < self._rows:
-            # In place: the pages move, and room not yet written costs none.
-            self._matrix.resize((max(self._rows, 2 * len(self._matrix)), length), refcheck=False)
+        if self._matrix.shape[1] == length and len(self._matrix) >= self._rows:
+            return
+        # A fifth more than expected: room that is never written takes no memory, growing copies.
+        rows = max(self._rows, 2 * len(self._matrix), self._expected + self._expected // 5)
+        grown = np.empty((rows, length), np.float32)
+        if self._matrix.shape[1] == length:
+            grown[: len(self._matrix)] = self._matrix
+        self._matrix = grown
 
     def finish(self, dimensions: Callable[[], int]) -> pa.ChunkedArray:
         """Give a fixed-size list over the matrix; `dimensions` tells its length where every row is null."""
@@ -345,8 +359,7 @@ class VectorColumn:
             self._reserve(dimensions())
             self._matrix[:] = np.nan
         length = self._matrix.shape[1]
-        self._matrix.resize((self._rows, length), refcheck=False)
         mask = np.concatenate([np.zeros(0, bool), *self._masks])
-        values = pa.array(self._matrix.reshape(-1))
+        values = pa.array(self._matrix[: self._rows].reshape(-1))
         nulls = pa.array(mask) if mask.any() else None
         return pa.chunked_array([pa.FixedSizeListArray.from_arrays(values, length, mask=nulls)])

@@ -275,7 +275,7 @@ def _series(column: Column) -> "pd.Series[Any]":
     if pa.types.is_fixed_size_list(values.type):
         return pd.Series(values, dtype=pd.ArrowDtype(values.type))
     certain = column.name in NEVER_NULL | FLAGS and values.null_count == 0
-    series: "pd.Series[Any]" = values.to_pandas(types_mapper=(NOT_NULL if certain else NULLABLE).get)
+    series: pd.Series[Any] = values.to_pandas(types_mapper=(NOT_NULL if certain else NULLABLE).get)
     return series
 
 

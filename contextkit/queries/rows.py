@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, column, func, literal, select, table, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, column, func, literal, select, table, tuple_
 
 from contextkit.models import Context, IdType, Message
 from contextkit.queries.columns import (
@@ -59,4 +59,5 @@ def select_end(context_id: str) -> Select[Any]:
 
 def select_owners(message_ids: Sequence[str]) -> Select[Any]:
     """id and context_id of the messages that exist among these."""
-    return select(Message.id, Message.context_id).where(Message.id.in_(message_ids))
+    columns: tuple[ColumnElement[Any], ...] = (Message.id.label("id"), Message.context_id.label("context_id"))
+    return select(*columns).where(Message.id.in_(message_ids))

@@ -1,0 +1,77 @@
+"""Databases to measure on: many messages by COPY, the same ones in every run."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import numpy as np
+import psycopg
+
+from contextkit import EMBEDDING_DIMENSIONS
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TYPES = ["uuid", "uuid", "int8", "timestamptz", "text", "text", "int4", "text", "vector"]
+COPY = (
+    "copy messages (id, context_id, version, created_at, role, content, token_count, model, embedding)"
+    " from stdin (format binary)"
+)
+
+
+def context_id(number: int) -> UUID:
+    return UUID(int=(1 << 100) + number * 7919)
+
+
+def write_flat(url: str, *, contexts: int, messages: int, content_bytes: int = 500) -> None:
+    """Contexts with an equal number of messages each, all embedded."""
+    each = messages // contexts
+    with psycopg.connect(url) as connection:
+        _write_contexts(connection, [(context_id(c), None, None) for c in range(contexts)])
+        places = ((c, version) for c in range(contexts) for version in range(1, each + 1))
+        _write_messages(connection, places, content_bytes)
+    _vacuum(url)
+
+
+def write_chain(url: str, *, depth: int, messages: int) -> tuple[str, str]:
+    """A chain of forks by reference and one flat context of as many messages; ids of the tip and of the flat one."""
+    each = messages // (depth + 1)
+    sizes = [each] * depth + [messages - each * depth]
+    ends = np.cumsum(sizes)
+    with psycopg.connect(url) as connection:
+        chain = [
+            (context_id(c), context_id(c - 1) if c else None, int(ends[c - 1]) if c else None) for c in range(depth + 1)
+        ]
+        _write_contexts(connection, [*chain, (context_id(depth + 1), None, None)])
+        links = [
+            (c, version) for c in range(depth + 1) for version in range(int(ends[c]) - sizes[c] + 1, int(ends[c]) + 1)
+        ]
+        flat = [(depth + 1, version) for version in range(1, messages + 1)]
+        _write_messages(connection, iter(links + flat), 500)
+    _vacuum(url)
+    return str(context_id(depth)), str(context_id(depth + 1))
+
+
+def _write_contexts(connection: psycopg.Connection, contexts: list[tuple[UUID, UUID | None, int | None]]) -> None:
+    with connection.cursor() as cursor, cursor.copy("copy contexts (id, parent_id, fork_version) from stdin") as copy:
+        for row in contexts:
+            copy.write_row(row)
+
+
+def _write_messages(connection: psycopg.Connection, places: Iterator[tuple[int, int]], content_bytes: int) -> None:
+    from pgvector.psycopg import register_vector
+
+    register_vector(connection)
+    random = np.random.default_rng(5)
+    with connection.cursor() as cursor, cursor.copy(COPY) as copy:
+        copy.set_types(TYPES)
+        for number, (context, version) in enumerate(places):
+            role = ("user", "assistant")[version % 2]
+            vector = random.standard_normal(EMBEDDING_DIMENSIONS, dtype=np.float32)
+            content = f"message {number} says {'something of some length ' * 40}"[:content_bytes]
+            created_at = START + timedelta(seconds=number)
+            id_ = UUID(int=random.integers(1 << 62).item() << 64 | number)
+            copy.write_row((id_, context_id(context), version, created_at, role, content, 125, "atlas-large", vector))
+
+
+def _vacuum(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("vacuum analyze")
