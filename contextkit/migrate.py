@@ -325,9 +325,7 @@ def _differences(connection: Connection) -> list[str]:
         elif isinstance(operation, ops.AlterColumnOp):
             differences.extend(_column_differences(operation, connection))
         elif isinstance(operation, ADDITIONS) and getattr(operation, "table_name", None) not in missing:
-            differences.append(
-                f"{_name(operation)} {'differs' if _is_changed(operation, found) else 'is missing'}"
-            )
+            differences.append(f"{_name(operation)} {'differs' if _is_changed(operation, found) else 'is missing'}")
     return differences + _unseen_differences(inspect(connection), connection)
 
 

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,11 +77,13 @@ def test_push_needs_force_elsewhere_than_on_the_embedded_database(at_migrated: s
 
 @pytest.mark.usefixtures("at_migrated")
 def test_generate_refuses_a_bad_slug_and_no_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "migrations"
+    shutil.copytree(migrate.migrations_folder(), copy)
+    monkeypatch.setattr(migrate, "migrations_folder", lambda: copy)
     for slug, reason in {"no good": "slug", "good": "no differences"}.items():
         done = run("db", "generate", slug)
         assert (done.exit_code, done.stdout) == (1, "")
         assert reason in done.stderr
-    assert migrate.migrations_folder() == Path(__file__).parents[1] / "migrations"
 
 
 @pytest.mark.usefixtures("at_migrated")
