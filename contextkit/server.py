@@ -101,9 +101,7 @@ class EmbeddedServer:
         try:
             password, port = ((self.home / name).read_text() for name in ("password", "port"))
         except OSError:
-            raise DatabaseUnavailableError(
-                f"no server was started in {self.home} yet; join it first"
-            ) from None
+            raise DatabaseUnavailableError(f"no server was started in {self.home} yet; join it first") from None
         return f"postgresql://postgres:{quote(password, safe='')}@127.0.0.1:{port}/postgres"
 
     def join(self) -> None:
@@ -198,9 +196,7 @@ class EmbeddedServer:
         address = f"{self.url}{'?' if TCP else '&'}hostaddr=&connect_timeout=5"
         ping = pq.Ping(pq.PGconn.ping(address.encode()))
         if ping is pq.Ping.NO_ATTEMPT:
-            raise DatabaseUnavailableError(
-                "a PG variable of the environment prevents any connection; unset it"
-            )
+            raise DatabaseUnavailableError("a PG variable of the environment prevents any connection; unset it")
         return ping is pq.Ping.OK
 
     def _start(self) -> bool:
@@ -267,9 +263,7 @@ class EmbeddedServer:
         self._give(folder)
         found, owner = folder.lstat(), self._account.pw_uid if self._account else os.getuid()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o777 != 0o700:
-            raise self._unusable(
-                f"needs {folder} to be a folder that only its server opens", "remove that, or "
-            )
+            raise self._unusable(f"needs {folder} to be a folder that only its server opens", "remove that, or ")
 
     def _choose_port(self) -> int:
         remembered = self.home / "port"
@@ -299,9 +293,7 @@ class EmbeddedServer:
 
     def _copy_binaries(self, package: Path, copy: Path) -> None:
         scratch = Path(tempfile.mkdtemp(prefix="copy-", dir=self.home))
-        shutil.copytree(
-            package, scratch / package.name, ignore=shutil.ignore_patterns("pginstall", "include")
-        )
+        shutil.copytree(package, scratch / package.name, ignore=shutil.ignore_patterns("pginstall", "include"))
         libraries = package.with_name(f"{package.name}.libs")  # found relative to the binaries
         if libraries.exists():
             shutil.copytree(libraries, scratch / libraries.name)

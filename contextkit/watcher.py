@@ -13,30 +13,24 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-
-def postmaster(home: Path) -> int | None:
-    """Give the pid of the home's live server; a reused pid and a zombie are none."""
-    with suppress(OSError, ValueError):
-        pid = int((home / "data" / "postmaster.pid").read_text().partition("\n")[0])
-        return pid if serves(pid, home) else None
-    return None
-
-
-def serves(pid: int, home: Path) -> bool:
-    """Tell whether a process is the home's server: the server's working directory is its data."""
+if TYPE_CHECKING:
     import psutil
 
-    with suppress(psutil.NoSuchProcess, ValueError):
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        try:
-            return os.path.realpath(process.cwd()) == os.path.realpath(home / "data")
-        except psutil.AccessDenied:  # root without ptrace, in a container: rather wait than start a second one
-            return bool(process.name().startswith("postgres"))
-    return False
+
+def postmaster(home: Path) -> psutil.Process | None:
+    """Give the home's live server; a process that has its pid by now is none, nor is a zombie."""
+    import psutil
+
+    with suppress(OSError, ValueError, psutil.NoSuchProcess):
+        process = psutil.Process(int((home / "data" / "postmaster.pid").read_text().partition("\n")[0]))
+        try:  # a zombie has no working directory, a server's is its data
+            return process if (home / "data").samefile(process.cwd()) else None
+        except psutil.AccessDenied:  # a container's root without ptrace: rather wait than start a second one
+            alive = process.name().startswith("postgres") and process.status() != psutil.STATUS_ZOMBIE
+            return process if alive else None
+    return None
 
 
 def is_held(home: Path) -> bool:
@@ -56,29 +50,30 @@ def stop(home: Path, pg_ctl: str, account: list[str]) -> None:
     run_as: dict[str, Any] = {}
     if account:
         run_as = {"user": int(account[0]), "group": int(account[1]), "extra_groups": []}
-    if pid := postmaster(home):  # pg_ctl itself would signal a reused pid
+    if server := postmaster(home):  # pg_ctl itself would signal a reused pid
         with suppress(OSError):
             command = [pg_ctl, "stop", "-s", "-D", "data", "-m", "fast", "-t", "300"]
             subprocess.run(command, cwd=home, check=False, **run_as)  # noqa: S603  # our own binary, no shell
-        kill(pid, home)
+        kill(server)
 
 
-def kill(pid: int, home: Path) -> None:
+def kill(server: psutil.Process) -> None:
     """End a server that cannot be stopped the usual way, because its files are gone or pg_ctl is."""
-    if serves(pid, home):
-        with suppress(ProcessLookupError):
-            os.kill(pid, getattr(signal, "SIGQUIT", signal.SIGTERM))
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):  # psutil knows a reused pid from the process that it met
+        server.send_signal(getattr(signal, "SIGQUIT", signal.SIGTERM))
 
 
 def watch(home: Path, pg_ctl: str, account: list[str]) -> None:
     """Wait until nobody holds the home, or until it is gone, and leave no server running."""
     from filelock import FileLock, Timeout
 
-    pid, idle, born = None, 0, home.stat()
+    server, idle, born = None, 0, home.stat()
     with suppress(Timeout), FileLock(home / "watcher.lock", timeout=2, mode=0o600) as only:
         while home.is_dir() and os.path.samestat(home.stat(), born):
             with suppress(OSError):  # the home may vanish at any moment
-                pid = postmaster(home) or pid
+                server = postmaster(home) or server
                 idle = 0 if is_held(home) else idle + 1
                 if idle > 1:  # twice: a server whose starter was killed needs a moment to show
                     with FileLock(home / "lock", mode=0o600):
@@ -88,14 +83,14 @@ def watch(home: Path, pg_ctl: str, account: list[str]) -> None:
                                 left.unlink()
                             only.release()  # before the home's lock: who joins next has to start a watcher
                             return
-            time.sleep(0.4 if pid or idle else 0.05)  # while it starts, look often: the home may be short-lived
-        if pid:
-            kill(pid, home)
+            time.sleep(0.4 if server or idle else 0.05)  # while it starts, look often: the home may be short-lived
+        if server:
+            kill(server)
 
 
 if __name__ == "__main__":
     import filelock  # noqa: F401  # a missing one has to show in the exit code, before going to the background
-    import psutil  # noqa: F401
+    import psutil
 
     if hasattr(os, "fork") and os.fork():
         os._exit(0)  # a child of no one: no zombie in a long notebook session

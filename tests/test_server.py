@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import psutil
@@ -37,7 +38,7 @@ HOLD = """
 from contextkit.server import EmbeddedServer
 server = EmbeddedServer(home)
 server.join()
-print(postmaster(home), flush=True)
+print(postmaster(home).pid, flush=True)
 """
 WAIT = "sys.stdin.read()\n"
 
@@ -120,11 +121,16 @@ def kept(server: EmbeddedServer) -> object:
 
 
 def kill_server(home: Path) -> int:
-    pid = watcher.postmaster(home)
+    pid = pid_of(home)
     assert pid
     os.kill(pid, signal.SIGKILL)
-    assert until(lambda: watcher.postmaster(home) is None)
+    assert until(lambda: pid_of(home) is None)
     return pid
+
+
+def pid_of(home: Path) -> int | None:
+    server = watcher.postmaster(home)
+    return server.pid if server else None
 
 
 def stopped(home: Path) -> bool:
@@ -144,9 +150,11 @@ def script(
 ) -> subprocess.Popen[str]:
     """Run code in a process of its own; it ends with `code` unless it waits for its input to close."""
     start = f"import os, sys\nfrom pathlib import Path\nhome = Path({str(home)!r})\n"
-    start += "from contextkit.watcher import postmaster, is_held\n"
+    start += "from contextkit.watcher import is_held, postmaster\n"
     path = os.pathsep.join([str(Path(server_module.__file__).parents[1]), *sys.path])
-    options = {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    options: dict[str, Any] = (
+        {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    )
     return subprocess.Popen(
         [python, "-c", start + textwrap.dedent(code)],
         stdin=subprocess.PIPE,
@@ -155,7 +163,7 @@ def script(
         text=True,
         cwd="/",
         env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | environment,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -303,7 +311,9 @@ def test_a_second_user_has_a_server_of_their_own(place: Path) -> None:
         for home in (theirs, theirs / STRANGE):
             assert output(script(code, home, python=python, user="nobody")) == str(home / "data")
         assert ask(server, "show data_directory") == str(place / "data")
-    assert until(lambda: stopped(theirs))
+    assert until(lambda: stopped(theirs) and stopped(theirs / STRANGE))
+    folder = socket_folder(EmbeddedServer(theirs / STRANGE))
+    folder.with_name(folder.name.replace("-0-", f"-{pwd.getpwnam('nobody').pw_uid}-")).rmdir()
 
 
 def test_a_home_of_another_user_is_refused(place: Path) -> None:
@@ -345,7 +355,7 @@ def test_binaries_out_of_reach_are_copied_once(place: Path, monkeypatch: pytest.
     home = place / "home"
     with held(home) as server:
         write_row(server)
-        pid = watcher.postmaster(home)
+        pid = pid_of(home)
         (copy,) = home.glob("bin-*")
         assert psutil.Process(pid).exe().startswith(str(copy))
     made = copy.stat().st_ino
@@ -419,7 +429,7 @@ def test_processes_that_join_at_once_share_one_server_until_the_last_leaves(plac
     pids = {first_line(process) for process in processes}
     assert len(pids) == 1
     for process in processes:
-        assert str(watcher.postmaster(place)) in pids
+        assert str(pid_of(place)) in pids
         output(process)
     assert until(lambda: stopped(place))
     assert list((place / "holders").iterdir()) == []
@@ -428,7 +438,7 @@ def test_processes_that_join_at_once_share_one_server_until_the_last_leaves(plac
 def test_the_server_stops_however_its_only_holder_ends(used: Path) -> None:
     for ending in (signal.SIGKILL, signal.SIGTERM, None):
         process = script(HOLD + WAIT + "os._exit(3)", used)
-        assert first_line(process) == str(watcher.postmaster(used))
+        assert first_line(process) == str(pid_of(used))
         if ending is None:
             process.communicate()
         else:
@@ -445,7 +455,7 @@ def test_a_holder_that_is_killed_while_others_stay_stops_nothing(joined: Embedde
     process.kill()
     process.wait(10)
     threading.Event().wait(1.5)  # longer than the watcher needs to stop a server
-    assert str(watcher.postmaster(joined.home)) == pid
+    assert str(pid_of(joined.home)) == pid
 
 
 def test_join_and_leave_in_turn_always_give_a_server_that_answers(used: Path) -> None:
@@ -475,7 +485,7 @@ def test_a_forked_child_neither_holds_nor_drops_the_hold_of_its_parent(used: Pat
         if pid == 0:
             server.join()
             os.kill(os.getppid(), 9)
-            print(server.held, is_held(home), postmaster(home), flush=True)
+            print(server.held, is_held(home), postmaster(home).pid, flush=True)
             sys.stdin.read()
             os._exit(0)
         os.waitpid(pid, 0)
@@ -489,13 +499,17 @@ def test_a_forked_child_neither_holds_nor_drops_the_hold_of_its_parent(used: Pat
     assert until(lambda: stopped(used))
 
 
-def test_a_home_that_is_removed_takes_its_server_with_it(place: Path) -> None:
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_home_that_goes_away_takes_its_server_with_it(place: Path, how: str) -> None:
     process = script(HOLD + WAIT, place)
-    pid = int(first_line(process))
+    server = psutil.Process(int(first_line(process)))
     threading.Event().wait(0.3)  # until the watcher has seen the server
-    shutil.rmtree(place)
-    assert until(lambda: not watcher.serves(pid, place))
-    assert until(lambda: working_in(place) == [f"{process.pid} {' '.join(psutil.Process(process.pid).cmdline())}"])
+    if how == "moved":
+        place.rename(place.with_name("moved"))
+    while place.exists():  # the server may write meanwhile
+        shutil.rmtree(place, ignore_errors=True)
+    assert until(lambda: not server.is_running())
+    assert until(lambda: not [line for line in working_in(place) if "watcher.py" in line])
     output(process)
     assert not place.exists()
 
@@ -506,7 +520,9 @@ def test_nothing_in_the_environment_reaches_the_server(place: Path) -> None:
         from contextkit.server import EmbeddedServer
         server = EmbeddedServer(home)
         server.join()
+        del os.environ["PGDATESTYLE"]
         with psycopg.connect(server.url) as connection:
+            print(connection.execute("show datestyle").fetchone()[0])
             print(connection.execute("select lower('ÀÉ')").fetchone()[0].encode().hex())
             print(connection.execute("show data_directory").fetchone()[0])
             try:
@@ -520,10 +536,23 @@ def test_nothing_in_the_environment_reaches_the_server(place: Path) -> None:
         "PGDATA": "/nowhere",
         "PGUSER": "me",
         "PGDATABASE": "mine",
+        "PGDATESTYLE": "SQL, DMY",
     }
     foreign = {"LC_ALL": "xx_YY.ISO-8859-1", "LANG": "de_DE", "LANGUAGE": "de", "LC_MESSAGES": "de_DE.UTF-8"}
     lines = output(script(code, place, **misleading, **foreign)).splitlines()
-    assert lines == ["àé".encode().hex(), str(place / "data"), "division by zero"]
+    assert lines == ["ISO, MDY", "àé".encode().hex(), str(place / "data"), "division by zero"]
+
+
+def test_no_setting_of_the_server_moves_its_socket(joined: EmbeddedServer) -> None:
+    with psycopg.connect(joined.url, autocommit=True) as connection:
+        for setting in ("port = 6543", "listen_addresses = '*'", "unix_socket_directories = '/tmp'"):
+            connection.execute(f"alter system set {setting}")
+    kill_server(joined.home)
+    joined.join()
+    with psycopg.connect(joined.url, autocommit=True) as connection:
+        connection.execute("alter system reset all")
+        assert connection.execute("show listen_addresses").fetchone() == ("",)
+        assert connection.info.port == 5432
 
 
 def test_missing_parts_name_the_extra(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,7 +582,7 @@ def test_a_server_that_was_killed_is_started_again(joined: EmbeddedServer) -> No
     killed = kill_server(joined.home)
     joined.join()
     assert kept(joined) == 42
-    assert watcher.postmaster(joined.home) != killed
+    assert pid_of(joined.home) != killed
     kill_server(joined.home)
     with held(joined.home) as other:
         assert kept(other) == 42
@@ -598,7 +627,7 @@ def test_a_zombie_is_not_the_server(used: Path) -> None:
         server.join()
         with psycopg.connect(server.url) as connection:
             connection.execute("create table if not exists kept as select 42 as answer")
-        pid = postmaster(home)
+        pid = postmaster(home).pid
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 10
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -659,17 +688,17 @@ def test_a_long_recovery_is_waited_for(
                 shutil.copystat(auto, home / "data" / "recovery.signal")
     # In one home we start the server; in the other its starter dies and we find it recovering.
     starter = script(HOLD, homes[1])
-    assert until(lambda: watcher.postmaster(homes[1]))
+    assert until(lambda: pid_of(homes[1]))
     starter.kill()
     starter.communicate()
-    orphan = watcher.postmaster(homes[1])
+    orphan = pid_of(homes[1])
     started = time.monotonic()
     servers = [EmbeddedServer(home) for home in homes]
     with caplog.at_level(logging.WARNING, "contextkit"), ThreadPoolExecutor(2) as pool:
         list(pool.map(EmbeddedServer.join, servers))
     assert time.monotonic() - started > 10
     assert [record.message for record in caplog.records if "still starting" in record.message]
-    assert watcher.postmaster(homes[1]) == orphan
+    assert pid_of(homes[1]) == orphan
     for server in servers:
         assert kept(server) == 42
         server.leave()
