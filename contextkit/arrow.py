@@ -4,34 +4,39 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import adbc_driver_postgresql
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from adbc_driver_manager import AdbcConnection
 from adbc_driver_manager import Error as BulkError
 from adbc_driver_manager.dbapi import Connection as BulkConnection
 from numpy.typing import NDArray
+from pgvector import Vector
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import CompileError, InvalidRequestError
 
 from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
-from contextkit.errors import DimensionError
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.queries import select_embedding_dimensions
+from contextkit.vectors import VectorColumn
+
+_Result = TypeVar("_Result")
 
 BULK_ROWS = 2_000
 """From how many expected rows on a connection of its own is cheaper than rows through Python (make bench)."""
 
-HEADER_BYTES = 4
-"""pgvector's binary form: int16 length, int16 unused, then big-endian float32."""
+HEX = np.array([list(f"{byte:02x}".encode()) for byte in range(256)], np.uint8)
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -145,9 +150,10 @@ def columns_of(
 ) -> list[Column]:
     """Columns of a statement's rows, read on this connection."""
     result = connection.execute(statement, parameters)
-    description: Any = result.cursor.description
-    types = _type_names(connection, [column[1] for column in description])
-    rows = result.all()
+    cursor: Any = result.cursor
+    types = _type_names(connection, [column[1] for column in cursor.description])
+    # The driver's own rows: a type's Python code for every value would take longer than all the rest.
+    rows = cursor.fetchall()
     by_column = list(zip(*rows, strict=True)) or [()] * len(types)
     return [
         Column(name, _from_values(connection, kind, list(values)))
@@ -174,16 +180,18 @@ def _from_values(connection: Connection, kind: str, values: list[Any]) -> pa.Chu
     if kind not in ARROW_TYPES:
         return values
     if kind == "uuid":
-        values = [None if value is None else str(value) for value in values]
+        return pa.chunked_array(
+            [_uuid_texts(pa.array([None if value is None else value.bytes for value in values], pa.binary(16)))]
+        )
     if kind == "numeric":
         values = [None if value is None else float(value) for value in values]
     return pa.chunked_array([pa.array(values, ARROW_TYPES[kind])])
 
 
-def _vector(value: Any) -> NDArray[np.float32] | None:
-    if isinstance(value, str):  # a statement of text has no types
-        value = json.loads(value)
-    return None if value is None else np.asarray(value, dtype=np.float32)
+def _vector(value: str | Vector | None) -> NDArray[np.float32] | None:
+    if isinstance(value, Vector):  # where the engine's owner registered pgvector's types
+        return value.to_numpy()
+    return None if value is None else np.array(json.loads(value), np.float32)
 
 
 def _declared_dimensions(connection: Connection) -> int:
@@ -235,7 +243,13 @@ def _bulk_cursor(engine: Engine) -> Iterator[Any]:
                 cursor.execute("set transaction read only")
                 if settings.limit_statements:
                     cursor.execute(settings.limit_statements)
-                yield cursor
+                try:
+                    yield cursor
+                except (OSError, pa.ArrowException) as error:
+                    # Of a row that fails pyarrow has the server's text only; ADBC has kept the SQLSTATE.
+                    if str(error).startswith("[libpq]"):
+                        cast(Any, cursor)._results.reader._helper.check_error(error)
+                    raise
         finally:
             connection.close()
     except BulkError as error:
@@ -245,13 +259,35 @@ def _bulk_cursor(engine: Engine) -> Iterator[Any]:
 def _fetch_bulk(engine: Engine, sql: str, rows: int) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
     with _bulk_cursor(engine) as cursor:
-        cursor.execute(sql)
-        reader = cursor.fetch_record_batch()
-        types = [_type_name(field) for field in reader.schema]
-        if not all(kind in BULK_TYPES for kind in types):
-            _databases.pop(engine, None)  # types made since would stay unknown
-            return None
-        return _read(engine, reader, types, rows)
+        return _interruptible(lambda: _execute_bulk(engine, cursor, sql, rows), cursor.adbc_cancel)
+
+
+def _interruptible(work: Callable[[], _Result], cancel: Callable[[], None]) -> _Result:
+    """Result of work that waits outside Python; when the user interrupts it, it is cancelled and has ended.
+
+    In a thread of its own: in the main one ADBC keeps the interrupt to itself, or lets it wait for a batch.
+    """
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(work)
+        try:
+            while not wait([future], timeout=0.2).done:  # in steps, as Windows interrupts no wait
+                pass
+        except KeyboardInterrupt:
+            while not future.done():
+                cancel()
+                wait([future], timeout=0.1)
+            raise
+        return future.result()
+
+
+def _execute_bulk(engine: Engine, cursor: Any, sql: str, rows: int) -> list[Column] | None:
+    cursor.execute(sql)
+    reader = cursor.fetch_record_batch()
+    types = [_type_name(field) for field in reader.schema]
+    if not all(kind in BULK_TYPES for kind in types):
+        _databases.pop(engine, None)  # types made since would stay unknown
+        return None
+    return _read(engine, reader, types, rows)
 
 
 def _type_name(field: pa.Field) -> str:
@@ -283,83 +319,17 @@ def _from_arrow(kind: str, chunks: list[pa.Array]) -> pa.ChunkedArray | list[Any
     if kind in ("json", "jsonb"):
         return [None if text is None else json.loads(text) for chunk in plain for text in chunk.to_pylist()]
     if kind == "uuid":
-        plain = [pa.array([None if u is None else str(u) for u in c.to_pylist()], pa.string()) for c in chunks]
+        plain = [_uuid_texts(chunk) for chunk in plain]
     return pa.chunked_array([chunk.cast(ARROW_TYPES[kind]) for chunk in plain], ARROW_TYPES[kind])
 
 
-class VectorColumn:
-    """Gathers vectors of one length into one float32 matrix; null rows are NaN and masked."""
-
-    def __init__(self, rows: int) -> None:
-        """Start for so many rows; it grows."""
-        self._matrix: NDArray[np.float32] = np.empty((0, 0), np.float32)
-        self._expected = rows
-        self._masks: list[NDArray[np.bool_]] = []
-        self._rows = 0
-
-    def add_rows(self, vectors: list[NDArray[np.float32] | None]) -> None:
-        """Add vectors given one by one."""
-        mask = np.array([vector is None for vector in vectors], dtype=bool)
-        present = [vector for vector in vectors if vector is not None]
-        lengths = {len(vector) for vector in present}
-        self._add(mask, lengths, lambda: np.stack(present))
-
-    def add_binary(self, storage: pa.BinaryArray) -> None:
-        """Add an array of vectors in pgvector's binary form, decoded by one strided pass."""
-        mask = storage.is_null().to_numpy(zero_copy_only=False)
-        offsets = np.frombuffer(storage.buffers()[1], np.int32)[storage.offset : storage.offset + len(storage) + 1]
-        sizes = np.unique(np.diff(offsets)[~mask])
-        data = np.frombuffer(storage.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
-        self._add(
-            mask,
-            {(int(size) - HEADER_BYTES) // 4 for size in sizes},
-            lambda: data.reshape(-1, int(sizes[0]))[:, HEADER_BYTES:].view(">f4"),
-        )
-
-    def _add(
-        self, mask: NDArray[np.bool_], lengths: set[int], decoded: Callable[[], NDArray[np.floating[Any]]]
-    ) -> None:
-        self._masks.append(mask)
-        start, self._rows = self._rows, self._rows + len(mask)
-        if not lengths:
-            self._reserve(self._matrix.shape[1])
-            self._matrix[start : self._rows] = np.nan
-            return
-        known = {self._matrix.shape[1]} - {0}
-        if len(lengths | known) > 1:
-            raise DimensionError(
-                f"the column holds vectors of different lengths: {', '.join(map(str, sorted(lengths | known)))}; "
-                "select those of one length"
-            )
-        (length,) = lengths
-        first = not known
-        self._reserve(length)
-        if first:
-            self._matrix[:start] = np.nan
-        target = self._matrix[start : self._rows]
-        if mask.any():
-            target[mask] = np.nan
-            target[~mask] = decoded()
-        else:
-            target[:] = decoded()
-
-    def _reserve(self, length: int) -> None:
-        if self._matrix.shape[1] == length and len(self._matrix) >= self._rows:
-            return
-        # A fifth more than expected: room that is never written takes no memory, growing copies.
-        rows = max(self._rows, 2 * len(self._matrix), self._expected + self._expected // 5)
-        grown = np.empty((rows, length), np.float32)
-        if self._matrix.shape[1] == length:
-            grown[: len(self._matrix)] = self._matrix
-        self._matrix = grown
-
-    def finish(self, dimensions: Callable[[], int]) -> pa.ChunkedArray:
-        """Give a fixed-size list over the matrix; `dimensions` tells its length where every row is null."""
-        if self._matrix.shape[1] == 0:
-            self._reserve(dimensions())
-            self._matrix[:] = np.nan
-        length = self._matrix.shape[1]
-        mask = np.concatenate([np.zeros(0, bool), *self._masks])
-        values = pa.array(self._matrix[: self._rows].reshape(-1))
-        nulls = pa.array(mask) if mask.any() else None
-        return pa.chunked_array([pa.FixedSizeListArray.from_arrays(values, length, mask=nulls)])
+def _uuid_texts(storage: pa.FixedSizeBinaryArray) -> pa.StringArray:
+    """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
+    start, rows = storage.offset, len(storage)
+    digits = HEX[np.frombuffer(storage.buffers()[1], np.uint8).reshape(-1, 16)[start : start + rows]].reshape(rows, 32)
+    texts = np.full((rows, 36), ord("-"), np.uint8)
+    for place, (first, last) in zip((0, 9, 14, 19, 24), pairwise((0, 8, 12, 16, 20, 32)), strict=True):
+        texts[:, place : place + last - first] = digits[:, first:last]
+    offsets = np.arange(0, 36 * (rows + 1), 36, dtype=np.int32)
+    array = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(texts))
+    return array if storage.null_count == 0 else pc.if_else(storage.is_valid(), array, None)

@@ -7,9 +7,11 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+from weakref import WeakSet
 
 import psycopg
 from dotenv import dotenv_values, find_dotenv
@@ -17,6 +19,7 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event,
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, CompileError, DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from contextkit.errors import (
     ContextkitError,
@@ -38,8 +41,11 @@ NODE_PARAMETERS = frozenset(
         "socket_timeout",
         "sslaccept",
         "statement_cache_size",
+        "uselibpqcompat",
     ]
 )
+SECRETS = frozenset(["oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"])
+KNOWN_PARAMETERS = NODE_PARAMETERS | {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
 POOL_WAIT = 10.0
 READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
 
@@ -54,6 +60,7 @@ class Settings:
     connect_timeout: float
     statement_timeout: float | None
     server: EmbeddedServer | None = field(default=None, repr=False)
+    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def limit_statements(self) -> str | None:
@@ -105,24 +112,10 @@ def connect(
     server = None if given else EmbeddedServer()
     if server is not None:
         server.join()
-    target = _prepared(given or make_url(server.url))  # type: ignore[union-attr]
+    target, secrets = _prepared(given or make_url(server.url))  # type: ignore[union-attr]
     _check_pooled(target, required=require_pooled or bool(os.environ.get("VERCEL")))
-    settings = Settings(write, pool_size, idle_timeout, connect_timeout, statement_timeout, server)
-    engine = create_engine(
-        target.set(drivername="postgresql+psycopg"),
-        connect_args={"prepare_threshold": None} | _libpq_defaults(target, settings),
-        execution_options={"contextkit": settings},
-        hide_parameters=True,
-        max_overflow=0,
-        pool_pre_ping=True,
-        pool_size=pool_size,
-        pool_timeout=POOL_WAIT,
-        pool_use_lifo=True,
-        poolclass=QueuePool,
-        use_native_hstore=False,
-    )
-    _listen(engine, settings)
-    return engine
+    settings = Settings(write, pool_size, idle_timeout, connect_timeout, statement_timeout, server, secrets)
+    return _engine(target, settings)
 
 
 def settings_of(engine: Engine) -> Settings | None:
@@ -135,9 +128,11 @@ def libpq_uri(engine: Engine) -> str:
     settings = settings_of(engine)
     if settings is None:
         raise ValueError("the engine was not opened by contextkit.connect()")
-    parameters = {key: str(value) for key, value in _libpq_defaults(engine.url, settings).items()}
-    url = engine.url.set(drivername="postgresql").update_query_dict(parameters)
-    return url.render_as_string(hide_password=False)
+    given = engine.dialect.create_connect_args(engine.url)[1]
+    parameters = {key: value for key, value in given.items() if key in KNOWN_PARAMETERS}
+    parameters |= _libpq_defaults(engine.url, settings)
+    # All as parameters and all percent-encoded: libpq reads neither a space nor a plus for one.
+    return f"postgresql:///?{urlencode(parameters, quote_via=quote)}"
 
 
 def is_pooled(url: URL) -> bool | None:
@@ -155,16 +150,9 @@ def direct_engine(engine: Engine) -> Iterator[Engine]:
     if settings is None or not is_pooled(engine.url):
         yield engine
         return
-    endpoint, domain = (engine.url.host or "").split(".", 1)
-    with warnings.catch_warnings(action="ignore", category=ContextkitWarning):
-        direct = connect(
-            engine.url.set(host=f"{endpoint.removesuffix('-pooler')}.{domain}"),
-            write=settings.write,
-            pool_size=1,
-            idle_timeout=settings.idle_timeout,
-            connect_timeout=settings.connect_timeout,
-            statement_timeout=settings.statement_timeout,
-        )
+    endpoint, domain = (engine.url.host or "").lower().split(".", 1)
+    url = engine.url.set(host=f"{endpoint.removesuffix('-pooler')}.{domain}")
+    direct = _engine(url, replace(settings, pool_size=1))
     try:
         yield direct
     finally:
@@ -184,7 +172,7 @@ def translated_errors() -> Iterator[None]:
             "end what uses them, or open the engine with a larger pool_size"
         ) from None
     except DBAPIError as error:
-        raise explain(error.orig) from None
+        raise (_lost(error.orig) if error.connection_invalidated else explain(error.orig)) from None
     except (StatementError, CompileError) as error:
         cause = getattr(error, "orig", None) or error.__cause__
         if isinstance(cause, TypeError | ValueError):
@@ -196,15 +184,18 @@ def translated_errors() -> Iterator[None]:
 
 def explain(error: BaseException | None) -> ContextkitError | ValueError:
     """Give our error for a driver's, told by its SQLSTATE."""
-    state: str | None = getattr(error, "sqlstate", None)
-    if state is None or state[:2] == "08" or state in ("57P01", "57P02", "57P03", "53300"):
-        return DatabaseUnavailableError(_lost(state))
+    state = _state(error)
+    if state is None:
+        return _explain_client(error)
+    if state[:2] == "08" or state in _LOST:
+        return _lost(error)
     if state == "22000" and (lengths := re.findall(r"\d+", str(error))):
         return DimensionError(f"vectors of different lengths: {' and '.join(lengths[:2])} ({_named(state)})")
     kind, text = _EXPLANATIONS.get(state, (ContextkitError, "the database refused the statement"))
     return kind(f"{text} ({_named(state)})")
 
 
+_LOST = ("25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05")
 _TABLES = "the tables contexts and messages are missing or older than this contextkit; run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
     "22P02": (ValueError, "a value does not fit its column: an id that is no UUID, or a role the enum lacks"),
@@ -219,6 +210,23 @@ _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] =
 }
 
 
+def _state(error: BaseException | None) -> str | None:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # psycopg2, of foreign engines
+
+
+def _explain_client(error: BaseException | None) -> ContextkitError | ValueError:
+    """Explain what the server did not say itself; the drivers share names of errors, not classes."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"DataError", "ProgrammingError"}:
+        return ValueError(
+            "a value cannot be sent or read: its type has no counterpart in PostgreSQL, or it holds a NUL "
+            "character, or it is a time beyond the year 9999"
+        )
+    if error is None or names & {"OperationalError", "InterfaceError"}:
+        return _lost(error)
+    return ContextkitError("the driver refused the statement")
+
+
 def _named(state: str) -> str:
     try:
         name = psycopg.errors.lookup(state).__name__
@@ -227,11 +235,14 @@ def _named(state: str) -> str:
     return f"SQLSTATE {state}, {name}"
 
 
-def _lost(state: str | None) -> str:
+def _lost(error: BaseException | None) -> DatabaseUnavailableError:
+    state = _state(error)
     if state == "53300":
-        return f"the server has no connection left ({_named(state)}); close others, or use a pooled host"
+        return DatabaseUnavailableError(
+            f"the server has no connection left ({_named(state)}); close others, or use a pooled host"
+        )
     suffix = f" ({_named(state)})" if state else ""
-    return f"the connection was lost{suffix}; run it again"
+    return DatabaseUnavailableError(f"the connection was lost{suffix}; run it again")
 
 
 def _check_numbers(
@@ -250,6 +261,8 @@ def _check_numbers(
 def _given_url(url: str | URL | None) -> URL | None:
     if url is None:
         url = os.environ["DATABASE_URL"] if "DATABASE_URL" in os.environ else _dotenv_url()
+    if isinstance(url, str):
+        url = url.strip()
     return _parsed(url) if url else None
 
 
@@ -261,10 +274,10 @@ def _dotenv_url() -> str | None:
 
 def _parsed(url: str | URL) -> URL:
     try:
-        parsed = make_url(url.strip() if isinstance(url, str) else url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
-    if parsed is None or "@" in f"{parsed.host}{parsed.database}":
+    if parsed is None or _is_torn(url if isinstance(url, str) else url.render_as_string(hide_password=False)):
         raise ValueError(
             "the database URL cannot be read; it looks like postgresql://user:password@host/database, "
             "with special characters in the password percent-encoded (@ as %40)"
@@ -274,8 +287,16 @@ def _parsed(url: str | URL) -> URL:
     return parsed
 
 
-def _prepared(url: URL) -> URL:
-    """Drop what libpq does not know, take the password out of sight, ask remote hosts for TLS."""
+def _is_torn(text: str) -> bool:
+    """Tell whether host, database or parameters likely hold a piece of the password, which no text may show."""
+    rest = re.sub(r"[^:]*://([^:/]*(:[^@]*)?@)?", "", text, count=1)
+    address, _, query = rest.partition("?")
+    foreign = [pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] not in KNOWN_PARAMETERS]
+    return "@" in address or "@" in str(foreign) or "\0" in unquote(text)
+
+
+def _prepared(url: URL) -> tuple[URL, tuple[tuple[str, str], ...]]:
+    """Drop what libpq does not know, take secrets out of sight, ask remote hosts for TLS."""
     dropped = sorted(NODE_PARAMETERS & url.query.keys())
     if dropped:
         warnings.warn(
@@ -284,20 +305,33 @@ def _prepared(url: URL) -> URL:
             stacklevel=3,
         )
     url = url.difference_update_query(dropped)
-    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
-    if unknown := sorted(url.query.keys() - known):
+    if unknown := sorted(url.query.keys() - KNOWN_PARAMETERS):
         raise ValueError(f"the database URL has parameters that PostgreSQL lacks: {', '.join(unknown)}")
-    if isinstance(password := url.query.get("password"), str):
-        url = url.difference_update_query(["password"]).set(password=password)
+    # Of a parameter given twice libpq takes the last; SQLAlchemy reads several hosts so.
+    query = {key: _single(key, value) for key, value in url.query.items()}
+    secrets = tuple((key, query.pop(key)) for key in sorted(SECRETS & query.keys()))
+    if "password" in query:
+        url = url.set(password=query.pop("password"))
+    if re.fullmatch(r"[\w.-]+", query.get("host", "")):
+        url = url.set(host=query.pop("host"))
+    url = url.set(query=query)
     if _is_remote(url) and "sslmode" not in url.query and "PGSSLMODE" not in os.environ:
         url = url.update_query_dict({"sslmode": "require"})
-    return url
+    return url, secrets
+
+
+def _single(key: str, value: str | tuple[str, ...]) -> str:
+    if isinstance(value, str):
+        return value
+    return ",".join(value) if key == "host" else value[-1]
 
 
 def _is_remote(url: URL) -> bool:
-    named = url.host or url.query.get("host") or url.query.get("hostaddr") or os.environ.get("PGHOST") or ""
-    hosts = named if isinstance(named, tuple) else named.split(",")
-    return any(host and not host.startswith(("/", "@", "127.")) and host not in ("localhost", "::1") for host in hosts)
+    named = [url.host, *(url.query.get(key) for key in ("host", "hostaddr"))]
+    if not any(named):
+        named = [os.environ.get("PGHOST"), os.environ.get("PGHOSTADDR")]
+    hosts = [host for names in named if isinstance(names, str) for host in names.split(",") if host]
+    return not all(re.match(r"/|@|127\.|::1$|localhost(:|$)", host) for host in hosts)
 
 
 def _check_pooled(url: URL, *, required: bool) -> None:
@@ -317,20 +351,42 @@ def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
         "connect_timeout": math.ceil(settings.connect_timeout),
         "fallback_application_name": "contextkit",
     }
-    return {key: value for key, value in defaults.items() if key not in url.query}
+    return {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
+
+
+def _engine(url: URL, settings: Settings) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={"prepare_threshold": None} | _libpq_defaults(url, settings),
+        execution_options={"contextkit": settings},
+        hide_parameters=True,
+        max_overflow=0,
+        pool_pre_ping=True,
+        pool_size=settings.pool_size,
+        pool_timeout=POOL_WAIT,
+        pool_use_lifo=True,
+        poolclass=_Pool,
+        use_native_hstore=False,
+    )
+    _listen(engine, settings)
+    return engine
 
 
 def _listen(engine: Engine, settings: Settings) -> None:
     idle = _IdleCloser(engine, settings.idle_timeout)
     event.listen(engine, "checkin", idle.given_back)
+    event.listen(engine, "engine_disposed", idle.stop)
     event.listen(engine, "handle_error", _explain_on_engine)
 
     @event.listens_for(engine, "do_connect")
     def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> psycopg.Connection[Any]:
-        connection = _opened(engine.url, settings.server, args, params)
-        if not settings.write:
-            connection.read_only = True
-        return connection
+        return _opened(engine.url, settings.server, args, params)
+
+    @event.listens_for(engine, "checkout")
+    def start_afresh(connection: Any, _record: Any, _fairy: Any) -> None:
+        # Not at connect: SQLAlchemy resets an option by switching it off, and a raw connection keeps its own.
+        connection.autocommit = False
+        connection.read_only = None if settings.write else True
 
     if limit := settings.limit_statements:
 
@@ -347,8 +403,7 @@ def _listen(engine: Engine, settings: Settings) -> None:
 
         @event.listens_for(engine, "engine_disposed")
         def leave_server(_engine: Engine) -> None:
-            if not idle.closing:
-                server.leave()
+            server.leave()
 
 
 def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> psycopg.Connection[Any]:
@@ -356,13 +411,13 @@ def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> 
         server.join()
     try:
         return psycopg.connect(*args, **params)
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         if server is None:
             raise _unreachable(url, error) from None
     server.join()
     try:
         return psycopg.connect(*args, **params)
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         raise _unreachable(url, error) from None
 
 
@@ -378,28 +433,45 @@ def _unreachable(url: URL, error: psycopg.Error) -> DatabaseUnavailableError:
 def _explain_on_engine(context: ExceptionContext) -> None:
     """Translate a refused write and a lost connection; what else goes wrong on an engine is its user's."""
     error = context.original_exception
-    if context.is_pre_ping or isinstance(error, ContextkitError):
-        return
-    if getattr(error, "sqlstate", None) == "25006" or context.is_disconnect:
+    if context.is_pre_ping or isinstance(error, ContextkitError) or not isinstance(error, Exception):
+        return  # the last is a KeyboardInterrupt: SQLAlchemy gives up the connection, and that is all
+    if context.is_disconnect:
+        raise _lost(error)
+    if _state(error) == "25006":
         raise explain(error)
 
 
 def _refuse_unguarded(_target: Connection | Engine, options: dict[str, Any]) -> None:
     level = str(options.get("isolation_level", "")).upper()
-    if level == "AUTOCOMMIT" or options.get("postgresql_readonly") is False:
+    if level == "AUTOCOMMIT" or not options.get("postgresql_readonly", True):
         raise ReadOnlyError(READ_ONLY)
+
+
+class _Pool(QueuePool):
+    """A pool that, once disposed of, closes the connections that come back to it later."""
+
+    _disposed = False
+
+    def dispose(self) -> None:
+        self._disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        if self._disposed:
+            super().dispose()
 
 
 class _IdleCloser:
     """Closes the connections of an engine some seconds after the last one was given back."""
 
     def __init__(self, engine: Engine, seconds: float) -> None:
-        self.closing = False
         self._engine = engine
         self._seconds = seconds
         self._due = 0.0
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()  # a collected connection may come back while one is
+        _closers.add(self)
 
     def given_back(self, *_: object) -> None:
         with self._lock:
@@ -407,10 +479,23 @@ class _IdleCloser:
             if self._timer is None:
                 self._wait(self._seconds)
 
+    def stop(self, *_: object) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None
+
+    def forget(self) -> None:
+        """Leave to the parent what a forked child got copies of."""
+        self._lock, self._timer = threading.RLock(), None
+        self._engine.pool = self._engine.pool.recreate()
+
     def _wait(self, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+        timer = threading.Timer(seconds, self._expire)
+        timer.daemon = True
+        with suppress(RuntimeError):  # no thread starts while the interpreter ends
+            timer.start()
+            self._timer = timer
 
     def _expire(self) -> None:
         with self._lock:
@@ -419,8 +504,20 @@ class _IdleCloser:
             if remaining > 0:
                 self._wait(remaining)
                 return
-            if self._engine.pool.checkedout() > 0:  # type: ignore[attr-defined]
+            pool = self._engine.pool
+            if pool.checkedout() > 0:  # type: ignore[attr-defined]
                 return  # giving that one back starts the clock again
-            self.closing = True
-            self._engine.dispose()
-            self.closing = False
+            self._engine.pool = pool.recreate()
+            pool.dispose()
+
+
+_closers: WeakSet[_IdleCloser] = WeakSet()
+
+
+def _forget_all() -> None:
+    for closer in list(_closers):
+        closer.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -203,7 +203,8 @@ def history_df(
         bulk=embeddings or len(ids) >= BULK_HISTORIES,
     )
     frame = to_frame(columns)
-    if absent := [id_ for id_ in ids if id_ not in set(frame["context_id"])]:
+    present = set(frame["context_id"].unique())
+    if absent := [id_ for id_ in ids if id_ not in present]:
         _check_lineages(engine, absent, as_of, include_deleted=include_deleted)
     return _noted(
         frame,

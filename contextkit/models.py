@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Cast,
     ColumnElement,
@@ -19,11 +20,15 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    all_,
+    any_,
     cast,
     func,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.expression import ClauseElement
+from sqlalchemy.sql.operators import ColumnOperators
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 EMBEDDING_DIMENSIONS = 1536
@@ -33,18 +38,26 @@ ROLES = ("user", "assistant", "system", "tool")
 class IdType(TypeDecorator[str]):
     """A uuid column whose values are text in Python: conditions take text and UUID, results are text."""
 
+    class Comparator(TypeDecorator.Comparator[str]):
+        """Sends the ids of `in_` as one array: PostgreSQL takes at most 65,535 parameters."""
+
+        def in_(self, other: Any) -> ColumnOperators:
+            """Compare with an iterable or a column of ids, or a select."""
+            return super().in_(other) if isinstance(other, ClauseElement) else self.expr == any_(_array(other))
+
+        def not_in(self, other: Any) -> ColumnOperators:
+            """Compare with an iterable or a column of ids, or a select."""
+            return super().not_in(other) if isinstance(other, ClauseElement) else self.expr != all_(_array(other))
+
     impl = Uuid(as_uuid=False)
     cache_ok = True
+    comparator_factory = Comparator
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
         """Give the canonical text of an id, or a ValueError for what is none."""
         return None if value is None else canonical_id(value)
 
     process_literal_param = process_bind_param  # type: ignore[assignment]
-
-    def column_expression(self, column: ColumnElement[Any]) -> Cast[str]:
-        """Select the id as text."""
-        return cast(column, Text)
 
 
 class RoleType(UserDefinedType[str]):
@@ -78,7 +91,7 @@ def canonical_id(value: object) -> str:
     if isinstance(value, UUID):
         return str(value)
     if not isinstance(value, str):
-        raise TypeError(f"an id is text or a UUID, not {type(value).__name__}")
+        raise TypeError(f"an id is text or a UUID, not {value!r:.60}; leave out rows without one")
     try:
         return str(UUID(value))
     except ValueError:
@@ -89,8 +102,8 @@ def canonical_ids(values: object) -> list[str]:
     """Ids of one id, an iterable or a column of ids, each once, in the order of their first mention.
 
     Raises:
-        TypeError: not ids, such as a whole DataFrame.
-        ValueError: one is no UUID, or is missing.
+        TypeError: not ids, such as a whole DataFrame, or one is missing.
+        ValueError: one is no UUID.
 
     >>> canonical_ids("0B9CF5A41D4E4C0F8A55B4E1D6F8C1AA")
     ['0b9cf5a4-1d4e-4c0f-8a55-b4e1d6f8c1aa']
@@ -100,6 +113,10 @@ def canonical_ids(values: object) -> list[str]:
     if not isinstance(values, Iterable) or hasattr(values, "columns") or isinstance(values, bytes | Mapping):
         raise TypeError(f"one id, or an iterable or column of ids, is expected, not {type(values).__name__}")
     return list(dict.fromkeys(canonical_id(value) for value in values))
+
+
+def _array(ids: object) -> Cast[Any]:
+    return cast(canonical_ids(ids), ARRAY(Uuid(as_uuid=False)))
 
 
 class Base(DeclarativeBase):

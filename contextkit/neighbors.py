@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, TypeGuard, get_args
 from uuid import UUID
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
 from sqlalchemy import Engine, Select
@@ -59,8 +61,8 @@ def neighbors_df(
     Raises:
         DimensionError: a vector is not 1536 long.
         NotFoundError: no message has an id.
-        ValueError: a vector holds NaN or infinity, or only zeros under cosine; a message has no embedding; an
-            argument is out of range.
+        ValueError: a vector holds NaN, infinity or what float32 cannot measure, or only zeros under cosine; a
+            message has no embedding; an argument is out of range.
     """
     _check(k, distance, mode, max_distance)
     asked = _asked(engine, query, include_deleted=include_deleted)
@@ -82,10 +84,10 @@ def neighbors_df(
         "function": "neighbors_df",
         "asked": {
             "where": len(where),
-            "k": k,
+            "k": int(k),
             "distance": distance,
             "mode": mode,
-            "max_distance": max_distance,
+            "max_distance": None if max_distance is None else float(max_distance),
             "include_deleted": include_deleted,
         },
         "mode": "exact",
@@ -112,32 +114,40 @@ def _asked(engine: Engine, query: object, *, include_deleted: bool) -> _Asked:
     vectors = _as_array(query)
     if vectors.ndim not in (1, 2):
         raise ValueError(f"a query is a vector or a matrix, not an array of {vectors.ndim} dimensions")
-    return _Asked(np.atleast_2d(vectors).astype(np.float32), many=vectors.ndim == 2)
+    with np.errstate(over="ignore"):
+        return _Asked(np.atleast_2d(vectors).astype(np.float32), many=vectors.ndim == 2)
 
 
 def _holds_ids(query: object) -> TypeGuard[Iterable[object]]:
-    if isinstance(query, pd.Series | pd.Index | np.ndarray | list | tuple) and len(query):
-        first = query.iloc[0] if isinstance(query, pd.Series) else query[0]
-        return isinstance(first, str | UUID)
-    return isinstance(query, pd.Series | pd.Index) and isinstance(query.dtype, pd.StringDtype)
+    if not isinstance(query, pd.Series | pd.Index | np.ndarray | list | tuple):
+        return False
+    if len(query):
+        return isinstance(query.iloc[0] if isinstance(query, pd.Series) else query[0], str | UUID)
+    dtype = getattr(query, "dtype", None)
+    holds_vectors = isinstance(dtype, pd.ArrowDtype) and pa.types.is_nested(dtype.pyarrow_dtype)
+    return not holds_vectors and np.asarray(query).dtype.kind in "OU"
 
 
 def _as_array(query: Any) -> NDArray[Any]:
     if isinstance(query, pd.DataFrame):
         raise TypeError("a query is one column: frame['embedding'] or frame['message_id'], not a whole DataFrame")
-    if isinstance(query, pd.Series) and isinstance(query.dtype, pd.ArrowDtype):
+    if isinstance(query, pd.Series) and _is_matrix(query.dtype):
         return embedding_matrix(query.to_frame("embedding"))
-    if isinstance(query, pd.Series):
-        query = query.tolist()
-    elif isinstance(query, Vector | HalfVector):
+    if isinstance(query, Vector | HalfVector):
         query = query.to_numpy()
+    elif isinstance(query, pd.Series | list | tuple):
+        query = [value.to_numpy() if isinstance(value, Vector | HalfVector) else value for value in query]
     try:
         array = np.asarray(query)
     except ValueError:
-        raise DimensionError("the vectors of a query have different lengths; give them one length") from None
+        raise DimensionError("the vectors of a query have different lengths, or one is missing") from None
     if array.dtype.kind not in "fiu":
         raise TypeError("a query is a vector, a matrix, a message id, or a column of one of them, without nulls")
     return array
+
+
+def _is_matrix(dtype: Any) -> bool:
+    return isinstance(dtype, pd.ArrowDtype) and pa.types.is_fixed_size_list(dtype.pyarrow_dtype)
 
 
 def _embeddings(engine: Engine, ids: list[str], *, include_deleted: bool) -> Vectors:
@@ -146,8 +156,8 @@ def _embeddings(engine: Engine, ids: list[str], *, include_deleted: bool) -> Vec
         raise NotFoundError(f"no message, or a deleted one, has the id {', '.join(unknown[:5])}")
     if empty := frame.loc[frame["embedding"].isna(), "message_id"].tolist():
         raise ValueError(f"message {', '.join(empty[:5])} has no embedding; ask with one that has")
-    places = pd.Series(range(len(frame)), index=frame["message_id"])
-    return embedding_matrix(frame)[places[ids].to_numpy()]
+    places = {id_: place for place, id_ in enumerate(frame["message_id"])}
+    return embedding_matrix(frame)[np.array([places[id_] for id_ in ids], dtype=np.intp)]
 
 
 def _check_vectors(vectors: Vectors, distance: Distance) -> None:
@@ -156,12 +166,15 @@ def _check_vectors(vectors: Vectors, distance: Distance) -> None:
             f"the query has {vectors.shape[1]} dimensions, the column embedding {EMBEDDING_DIMENSIONS}; "
             "use the embedder that the messages were embedded with"
         )
-    odd = np.isnan(vectors).any(axis=1) | np.isinf(vectors).any(axis=1)
-    if odd.any():
-        raise ValueError(f"the query holds NaN or infinity in {_rows(odd)}; leave those out")
-    zero = np.abs(vectors).max(axis=1, initial=0) == 0
-    if distance == "cosine" and zero.any():
-        raise ValueError(f"the query is all zero in {_rows(zero)}, which has no cosine distance; leave it out")
+    # In float32, as pgvector computes: a sum that over- or underflows there makes the distances meaningless.
+    with np.errstate(over="ignore", under="ignore"):
+        squares = (vectors * vectors).sum(axis=1)
+    if (odd := ~np.isfinite(squares)).any():
+        raise ValueError(f"the query holds NaN, infinity or too large numbers in {_rows(odd)}; leave those out")
+    if distance == "cosine" and (zero := squares == 0).any():
+        raise ValueError(
+            f"the query is all zero, or too small, in {_rows(zero)}, which has no cosine distance; leave it out"
+        )
 
 
 def _rows(found: Any) -> str:
@@ -202,5 +215,9 @@ def _check(k: int, distance: str, mode: str, max_distance: float | None) -> None
         raise ValueError(f"distance is one of {', '.join(get_args(Distance))}, not {distance!r}")
     if mode not in get_args(Mode):
         raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
-    if max_distance is not None and np.isnan(max_distance):
+    if max_distance is None:
+        return
+    if isinstance(max_distance, bool) or not isinstance(max_distance, Real):
+        raise TypeError(f"max_distance is a number, not {max_distance!r:.40}")
+    if np.isnan(max_distance):
         raise ValueError("max_distance is NaN; leave it out to have no bound")

@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pgvector import HalfVector, Vector
 from sqlalchemy import Connection, Engine, bindparam, func, insert, update
 
 from contextkit.arrow import columns_of
@@ -42,18 +45,21 @@ def fork_context(engine: Engine, context_id: str, at_version: int | None = None,
     Args:
         engine: from `connect(write=True)`.
         context_id: the parent.
-        at_version: the last version to inherit; the parent's end by default, 0 inherits nothing.
+        at_version: the last version to inherit; the parent's end by default. 0 inherits nothing, or what a
+            renumbered parent inherits itself.
         name: of the fork.
 
     Raises:
         NotFoundError: the parent does not exist, or is deleted.
         ValueError: the parent's history ends before `at_version`.
     """
+    if at_version is not None and (isinstance(at_version, bool) or not isinstance(at_version, int | np.integer)):
+        raise TypeError(f"at_version is a whole number, not {at_version!r:.40}")
     name = _text(name, "the name of a context")
     with _transaction(engine) as connection:
         parent = _locked(connection, canonical_id(context_id))
         end, _ = _end(connection, parent)
-        version = end if at_version is None else at_version
+        version = end if at_version is None else int(at_version)
         if not 0 <= version <= end:
             raise ValueError(f"at_version {version} is not in the history of context {parent.id}: it ends at {end}")
         values = {"name": name, "parent_id": parent.id, "fork_version": version, "latest_version": version}
@@ -84,7 +90,9 @@ def append_messages(
     with _transaction(engine) as connection:
         context = _locked(connection, canonical_id(context_id))
         end, now = _end(connection, context)
-        for version, row in enumerate(rows, end + 1):
+        # A renumbered fork is told by having no row at fork_version; others end there or later.
+        numbers = (n for n in count(end + 1) if n != context.fork_version or context.parent_id is None)
+        for row, version in zip(rows, numbers, strict=False):
             row |= {"context_id": context.id, "version": version}
             row["created_at"] = row["created_at"] or now
         if rows:
@@ -220,18 +228,23 @@ def _records(messages: Iterable[Mapping[str, Any]] | pd.DataFrame) -> Iterable[M
 
 
 def _rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    if not frame.columns.is_unique:
+        raise ValueError("the frame has two columns of one name; keep one of them")
     columns: dict[str, list[Any]] = {str(name): frame[name].tolist() for name in frame.columns}
-    if "embedding" in frame and isinstance(frame["embedding"].dtype, pd.ArrowDtype):
+    if "embedding" in frame and _is_matrix(frame["embedding"].dtype):
         present = frame["embedding"].notna()
         columns["embedding"] = [
             vector if there else None for vector, there in zip(embedding_matrix(frame), present, strict=True)
         ]
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return [{name: None if _is_missing(value) else value for name, value in row.items()} for row in rows]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _is_matrix(dtype: Any) -> bool:
+    return isinstance(dtype, pd.ArrowDtype) and pa.types.is_fixed_size_list(dtype.pyarrow_dtype)
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value))
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
 def _checked(message: Mapping[str, Any], place: int) -> dict[str, Any]:
@@ -241,6 +254,7 @@ def _checked(message: Mapping[str, Any], place: int) -> dict[str, Any]:
         raise TypeError(f"{where} is a dict with role and content, not {type(message).__name__}")
     if unknown := sorted(str(name) for name in message if name not in FIELDS):
         raise ValueError(f"{where} has fields that append_messages does not write: {', '.join(unknown)}")
+    message = {name: None if _is_missing(value) else value for name, value in message.items()}
     if missing := [name for name in ("role", "content") if message.get(name) is None]:
         raise ValueError(f"{where} lacks {' and '.join(missing)}")
     if message["role"] not in ROLES:
@@ -270,10 +284,10 @@ def _text(value: object, what: str) -> str | None:
 def _tokens(value: Any, where: str) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating) or value % 1 != 0:
         raise ValueError(f"token_count of {where} is a whole number, not {value!r:.40}")
     if not 0 <= value <= MOST_TOKENS:
-        raise ValueError(f"token_count of {where} is between 0 and {MOST_TOKENS}, not {value}")
+        raise ValueError(f"token_count of {where} is between 0 and {MOST_TOKENS}, not {value!r:.40}")
     return int(value)
 
 
@@ -288,7 +302,14 @@ def _instant(value: Any, where: str) -> datetime | None:
 def _embedding(value: Any, where: str) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     if value is None:
         return None
-    vector = np.asarray(value, dtype=np.float32)
+    try:
+        numbers = np.asarray(value.to_numpy() if isinstance(value, Vector | HalfVector) else value)
+    except ValueError:
+        raise ValueError(f"the embedding of {where} is one row of numbers") from None
+    if numbers.dtype.kind not in "fiu":
+        raise TypeError(f"the embedding of {where} is a list or an array of numbers, without nulls")
+    with np.errstate(over="ignore"):
+        vector = numbers.astype(np.float32)
     if vector.ndim != 1 or len(vector) != EMBEDDING_DIMENSIONS:
         raise DimensionError(
             f"the embedding of {where} has the shape {vector.shape}, the column {EMBEDDING_DIMENSIONS} dimensions"

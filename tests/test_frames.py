@@ -30,6 +30,7 @@ from contextkit import (
     read_df,
     select_messages,
 )
+from contextkit.vectors import VectorColumn
 
 TIME = "datetime64[us, UTC]"
 VECTOR = f"fixed_size_list<item: float>[{EMBEDDING_DIMENSIONS}][pyarrow]"
@@ -361,7 +362,7 @@ def test_a_frame_without_embeddings_has_no_matrix(reader: Engine) -> None:
 
 
 def test_null_embeddings_before_the_first_real_one_are_kept_in_bulk(engine: Engine) -> None:
-    column = arrow.VectorColumn(0)
+    column = VectorColumn(0)
     one = np.arange(4, dtype=np.float32)
     for batch in ([None, None], [None], [one], [None, one * 2]):
         column.add_rows(batch)

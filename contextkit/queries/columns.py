@@ -1,8 +1,9 @@
 """What the statements share: the columns of the frames, and the conditions that users give."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, literal, select
+from sqlalchemy import Alias, ColumnElement, FromClause, Select, exists, literal, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from contextkit.models import Context, Message
@@ -40,23 +41,27 @@ def split_conditions(where: tuple[Condition, ...]) -> tuple[list[Condition], lis
     on_messages: list[Condition] = []
     for condition in where:
         tables = _tables_of(condition)
-        if others := tables - {"contexts", "messages"}:
+        if others := [table for table in tables if table not in (Context.__table__, Message.__table__)]:
             raise ValueError(
-                f"a condition names {', '.join(sorted(others))}; "
+                f"a condition names another table or an alias: {', '.join(sorted(map(_name, others)))}; "
                 "conditions are on Context and Message, joins go through read_df(engine, statement)"
             )
-        (on_messages if "messages" in tables else on_contexts).append(condition)
+        (on_messages if Message.__table__ in tables else on_contexts).append(condition)
     return on_contexts, on_messages
 
 
-def _tables_of(condition: Condition) -> set[str]:
+def _tables_of(condition: Condition) -> Sequence[FromClause]:
     if not isinstance(condition, ColumnElement | InstrumentedAttribute):
         raise TypeError(
             f"a condition is a SQLAlchemy expression such as Message.role == 'user', not {condition!r:.60}; "
             "for null write Context.name.is_(None)"
         )
-    froms = select(literal(1)).where(condition).get_final_froms()
-    return {getattr(table, "name", None) or str(table) for table in froms}
+    return select(literal(1)).where(condition).get_final_froms()
+
+
+def _name(table: FromClause) -> str:
+    named = table.element if isinstance(table, Alias) else table
+    return getattr(named, "name", None) or str(named)
 
 
 def has_message(conditions: list[Condition], *, include_deleted: bool) -> Condition:

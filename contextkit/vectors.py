@@ -1,0 +1,91 @@
+"""The vector column as one float32 matrix, decoded in one pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from contextkit.errors import DimensionError
+
+HEADER_BYTES = 4
+"""pgvector's binary form: int16 length, int16 unused, then big-endian float32."""
+
+
+class VectorColumn:
+    """Gathers vectors of one length into one float32 matrix; null rows are NaN and masked."""
+
+    def __init__(self, rows: int) -> None:
+        """Start for so many rows; it grows."""
+        self._matrix: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._expected = rows
+        self._masks: list[NDArray[np.bool_]] = []
+        self._rows = 0
+
+    def add_rows(self, vectors: list[NDArray[np.float32] | None]) -> None:
+        """Add vectors given one by one."""
+        mask = np.array([vector is None for vector in vectors], dtype=bool)
+        present = [vector for vector in vectors if vector is not None]
+        lengths = {len(vector) for vector in present}
+        self._add(mask, lengths, lambda: np.stack(present))
+
+    def add_binary(self, storage: pa.BinaryArray) -> None:
+        """Add an array of vectors in pgvector's binary form, decoded by one strided pass."""
+        mask = storage.is_null().to_numpy(zero_copy_only=False)
+        offsets = np.frombuffer(storage.buffers()[1], np.int32)[storage.offset : storage.offset + len(storage) + 1]
+        sizes = np.unique(np.diff(offsets)[~mask])
+        data = np.frombuffer(storage.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+        self._add(
+            mask,
+            {(int(size) - HEADER_BYTES) // 4 for size in sizes},
+            lambda: data.reshape(-1, int(sizes[0]))[:, HEADER_BYTES:].view(">f4"),
+        )
+
+    def _add(
+        self, mask: NDArray[np.bool_], lengths: set[int], decoded: Callable[[], NDArray[np.floating[Any]]]
+    ) -> None:
+        self._masks.append(mask)
+        start, self._rows = self._rows, self._rows + len(mask)
+        if not lengths:
+            self._reserve(self._matrix.shape[1])
+            self._matrix[start : self._rows] = np.nan
+            return
+        known = {self._matrix.shape[1]} - {0}
+        if len(lengths | known) > 1:
+            raise DimensionError(
+                f"the column holds vectors of different lengths: {', '.join(map(str, sorted(lengths | known)))}; "
+                "select those of one length"
+            )
+        (length,) = lengths
+        first = not known
+        self._reserve(length)
+        if first:
+            self._matrix[:start] = np.nan
+        target = self._matrix[start : self._rows]
+        if mask.any():
+            target[mask] = np.nan
+            target[~mask] = decoded()
+        else:
+            target[:] = decoded()
+
+    def _reserve(self, length: int) -> None:
+        if self._matrix.shape[1] == length and len(self._matrix) >= self._rows:
+            return
+        # A fifth more than expected: room that is never written takes no memory, growing copies.
+        rows = max(self._rows, 2 * len(self._matrix), self._expected + self._expected // 5)
+        grown = np.empty((rows, length), np.float32)
+        if self._matrix.shape[1] == length:
+            grown[: len(self._matrix)] = self._matrix
+        self._matrix = grown
+
+    def finish(self, dimensions: Callable[[], int]) -> pa.ChunkedArray:
+        """Give a fixed-size list over the matrix; `dimensions` tells its length where every row is null."""
+        if self._matrix.shape[1] == 0:
+            self._reserve(dimensions())
+            self._matrix[:] = np.nan
+        length = self._matrix.shape[1]
+        mask = np.concatenate([np.zeros(0, bool), *self._masks])
+        values = pa.array(self._matrix[: self._rows].reshape(-1))
+        nulls = pa.array(mask) if mask.any() else None
+        return pa.chunked_array([pa.FixedSizeListArray.from_arrays(values, length, mask=nulls)])

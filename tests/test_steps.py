@@ -1,0 +1,65 @@
+"""Steps from frame to frame."""
+
+import pandas as pd
+import pytest
+from sqlalchemy import Engine
+
+from contextkit import add_context, append_messages, fork_context, history_df, messages_df, with_turn
+
+
+def history(*contexts: tuple[str, str]) -> pd.DataFrame:
+    """Frame of contexts, each a name and its roles by their first letters."""
+    roles = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+    rows = [(name, roles[letter]) for name, letters in contexts for letter in letters]
+    return pd.DataFrame(rows, columns=["context_id", "role"], dtype="str")
+
+
+@pytest.mark.parametrize(
+    ("roles", "turns"),
+    [
+        ("", []),
+        ("u", [1]),
+        ("sa", [0, 0]),
+        ("suatua", [0, 1, 1, 1, 2, 2]),
+        ("uuu", [1, 2, 3]),
+        ("ausa", [0, 1, 1, 1]),
+    ],
+)
+def test_a_turn_begins_with_each_user_message_and_is_0_before_the_first(roles: str, turns: list[int]) -> None:
+    frame = with_turn(history(("a", roles)))
+    assert frame["turn"].tolist() == turns
+    assert frame["turn"].dtype == "int64"
+
+
+def test_turns_are_counted_per_context() -> None:
+    frame = history(("a", "uau"), ("b", "su"), ("c", "a"), ("d", "u")).pipe(with_turn)
+    assert frame["turn"].tolist() == [1, 1, 2, 0, 1, 0, 1]
+
+
+def test_the_given_frame_and_its_index_stay_as_they_are() -> None:
+    given = history(("a", "uau")).set_index(pd.Index([7, 3, 5]))
+    frame = with_turn(given)
+    assert list(given.columns) == ["context_id", "role"]
+    pd.testing.assert_frame_equal(frame.drop(columns="turn"), given)
+
+
+def test_attrs_stay() -> None:
+    given = history(("a", "u"))
+    given.attrs = {"function": "history_df"}
+    assert with_turn(given).attrs == {"function": "history_df"}
+
+
+def test_inherited_messages_count_in_a_history_but_not_among_the_stored(engine: Engine) -> None:
+    root = add_context(engine)
+    append_messages(engine, root, [{"role": role, "content": "x"} for role in ("system", "user", "assistant")])
+    fork = fork_context(engine, root)
+    append_messages(engine, fork, [{"role": role, "content": "x"} for role in ("user", "assistant")])
+    assert with_turn(history_df(engine, [fork, root]))["turn"].tolist() == [0, 1, 1, 2, 2, 0, 1, 1]
+    assert messages_df(engine).pipe(with_turn).groupby("context_id")["turn"].max().to_dict() == {root: 1, fork: 1}
+
+
+def test_an_empty_history_has_the_columns_and_dtypes_of_a_full_one(engine: Engine) -> None:
+    empty, full = add_context(engine), add_context(engine)
+    append_messages(engine, full, [{"role": "user", "content": "x"}])
+    nothing, something = with_turn(history_df(engine, empty)), with_turn(history_df(engine, full))
+    pd.testing.assert_series_equal(nothing.dtypes, something.dtypes)
