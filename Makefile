@@ -1,0 +1,61 @@
+# What people run. Each target creates .venv when it is missing or behind; it needs Python 3.11 or newer.
+# Another interpreter: make PYTHON=/path/to/python3.12 test
+
+.POSIX:
+
+PYTHON =
+BIN = .venv/bin
+INSTALLED = .venv/installed
+
+help:
+	@echo 'make demo    show contexts, forks and neighbors in the terminal'
+	@echo 'make lab     open the notebooks in JupyterLab'
+	@echo 'make test    lint, types, tests, doctests, notebooks'
+	@echo 'make lint    style and types only'
+	@echo 'make format  rewrite the code in the common style'
+	@echo 'make bench   measure against other ways'
+	@echo 'make soak    the tests on random data, for long'
+
+demo: $(INSTALLED)
+	@$(BIN)/contextkit demo
+
+# JupyterLab refuses root unless told.
+lab: $(INSTALLED)
+	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; $(BIN)/jupyter lab $$root --notebook-dir=notebooks
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy --strict -p contextkit
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+# The notebooks run in a home of their own, never on a user's database. Where root runs this, an account
+# without privileges runs PostgreSQL and has to reach that home.
+test: lint
+	@$(BIN)/pytest -q
+	@home=$$(mktemp -d) && chmod 711 "$$home" && trap 'sleep 1; rm -rf "$$home"' EXIT && \
+	CONTEXTKIT_HOME=$$home DATABASE_URL= $(BIN)/pytest -q --nbmake notebooks
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m tests.benchmarks
+
+soak: $(INSTALLED)
+	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@new='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	$(BIN)/python -c "$$new" 2>/dev/null || { \
+		for python in $(PYTHON) python3 python3.13 python3.12 python3.11 ''; do \
+			"$$python" -c "$$new" 2>/dev/null && break; \
+		done; \
+		[ -n "$$python" ] || { echo 'contextkit needs Python 3.11 or newer: make PYTHON=/path/to/it' >&2; exit 1; }; \
+		"$$python" -m venv --clear .venv || { rm -rf .venv; exit 1; }; \
+	}
+	@echo 'installing into .venv; once, for a minute or two'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $(INSTALLED)
+
+.PHONY: help demo lab lint format test bench soak

