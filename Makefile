@@ -46,12 +46,12 @@ soak: $(INSTALLED)
 	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@new='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	@new='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'; \
 	$(BIN)/python -c "$$new" 2>/dev/null || { \
 		for python in $(PYTHON) python3 python3.13 python3.12 python3.11 ''; do \
 			"$$python" -c "$$new" 2>/dev/null && break; \
 		done; \
-		[ -n "$$python" ] || { echo 'contextkit needs Python 3.11 or newer: make PYTHON=/path/to/it' >&2; exit 1; }; \
+		[ -n "$$python" ] || { echo 'no Python 3.11 or newer with venv (Debian: apt install python3-venv); make PYTHON=/path/to/it' >&2; exit 1; }; \
 		"$$python" -m venv --clear .venv || { rm -rf .venv; exit 1; }; \
 	}
 	@echo 'installing into .venv; once, for a minute or two'

@@ -83,9 +83,7 @@ def sample_rows() -> tuple[list[Row], list[Row]]:
         inherited = _inherited_rows(sample, visible)
         own = _message_rows(sample, inherited)
         own_by_version = {row["version"]: row for row in own}
-        visible[sample.key] = (
-            own_by_version if sample.written_by == "renumbered" else inherited | own_by_version
-        )
+        visible[sample.key] = own_by_version if sample.written_by == "renumbered" else inherited | own_by_version
         contexts.append(_context_row(sample, own))
         messages += own
     return contexts, messages
