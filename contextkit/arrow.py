@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from binascii import hexlify
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from adbc_driver_manager import Error as BulkError
 from adbc_driver_manager.dbapi import Connection as BulkConnection
 from numpy.typing import NDArray
 from pgvector import Vector
-from sqlalchemy import Connection, Engine, Executable, text
+from psycopg.types.string import TextLoader
+from sqlalchemy import Connection, Engine, Executable, event, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import CompileError, InvalidRequestError
 
@@ -35,8 +37,6 @@ _Result = TypeVar("_Result")
 
 BULK_ROWS = 2_000
 """From how many expected rows on a connection of its own is cheaper than rows through Python (make bench)."""
-
-HEX = np.array([list(f"{byte:02x}".encode()) for byte in range(256)], np.uint8)
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -149,6 +149,7 @@ def columns_of(
     connection: Connection, statement: Executable, parameters: Mapping[str, Any] | None = None
 ) -> list[Column]:
     """Columns of a statement's rows, read on this connection."""
+    event.listen(connection, "before_cursor_execute", _load_ids_as_text, once=True)
     result = connection.execute(statement, parameters)
     cursor: Any = result.cursor
     types = _type_names(connection, [column[1] for column in cursor.description])
@@ -159,6 +160,11 @@ def columns_of(
         Column(name, _from_values(connection, kind, list(values)))
         for name, kind, values in zip(result.keys(), types, by_column, strict=True)
     ]
+
+
+def _load_ids_as_text(_connection: Any, cursor: Any, *_: object) -> None:
+    if isinstance(cursor, psycopg.Cursor):  # a UUID object per value would take longer than the query
+        cursor.adapters.register_loader("uuid", TextLoader)
 
 
 def _type_names(connection: Connection, oids: list[int]) -> list[str]:
@@ -180,9 +186,7 @@ def _from_values(connection: Connection, kind: str, values: list[Any]) -> pa.Chu
     if kind not in ARROW_TYPES:
         return values
     if kind == "uuid":
-        return pa.chunked_array(
-            [_uuid_texts(pa.array([None if value is None else value.bytes for value in values], pa.binary(16)))]
-        )
+        values = [value if value is None else str(value) for value in values]
     if kind == "numeric":
         values = [None if value is None else float(value) for value in values]
     return pa.chunked_array([pa.array(values, ARROW_TYPES[kind])])
@@ -326,7 +330,7 @@ def _from_arrow(kind: str, chunks: list[pa.Array]) -> pa.ChunkedArray | list[Any
 def _uuid_texts(storage: pa.FixedSizeBinaryArray) -> pa.StringArray:
     """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
     start, rows = storage.offset, len(storage)
-    digits = HEX[np.frombuffer(storage.buffers()[1], np.uint8).reshape(-1, 16)[start : start + rows]].reshape(rows, 32)
+    digits = np.frombuffer(hexlify(storage.buffers()[1][16 * start : 16 * (start + rows)]), np.uint8).reshape(rows, 32)
     texts = np.full((rows, 36), ord("-"), np.uint8)
     for place, (first, last) in zip((0, 9, 14, 19, 24), pairwise((0, 8, 12, 16, 20, 32)), strict=True):
         texts[:, place : place + last - first] = digits[:, first:last]

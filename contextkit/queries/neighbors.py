@@ -72,14 +72,20 @@ def select_neighbors_of_many(
 ) -> Select[Any]:
     """The same for each of many vectors in their text form, in one statement; `query` counts them from 0."""
     split_conditions(where)
-    asked = (
+    given = (
         func.unnest(cast(list(vectors), ARRAY(Text)), cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
-        .table_valued("vector", "own_id", with_ordinality="place", name="asked")
+        .table_valued("text", "own_id", with_ordinality="place", name="given")
         .render_derived()
+    )
+    # Materialized, or every vector would be read from its text again for every message.
+    asked = (
+        select(cast(given.c.text, VECTOR).label("vector"), given.c.own_id, given.c.place)
+        .cte("asked")
+        .prefix_with("materialized")
     )
     not_itself = Message.id.is_distinct_from(asked.c.own_id)
     nearest = _nearest(
-        cast(asked.c.vector, VECTOR),
+        asked.c.vector,
         (*where, not_itself),
         k=k,
         distance=distance,
