@@ -1,6 +1,8 @@
 """LLM conversations in PostgreSQL, as pandas DataFrames: forks resolved, time travel, vector neighbors."""
 
 from contextkit.connection import connect
+from contextkit.embed import Embedder, embed_missing
+from contextkit.embedders import hashing_embedder, openai_embedder, sentence_embedder
 from contextkit.errors import (
     ContextkitError,
     ContextkitWarning,
@@ -13,6 +15,7 @@ from contextkit.errors import (
     ReadOnlyError,
     SchemaError,
 )
+from contextkit.formats import import_file
 from contextkit.frames import (
     contexts_df,
     embedding_matrix,
@@ -52,6 +55,7 @@ __all__ = [
     "ContextkitWarning",
     "DatabaseUnavailableError",
     "DimensionError",
+    "Embedder",
     "FormatError",
     "LineageError",
     "Message",
@@ -65,16 +69,20 @@ __all__ = [
     "contexts_df",
     "delete_context",
     "delete_messages",
+    "embed_missing",
     "embedding_matrix",
     "fork_context",
     "forks_df",
     "generate",
+    "hashing_embedder",
     "history_df",
+    "import_file",
     "info",
     "load_sample",
     "messages_batches",
     "messages_df",
     "neighbors_df",
+    "openai_embedder",
     "push",
     "read_df",
     "restore_context",
@@ -85,6 +93,7 @@ __all__ = [
     "select_history",
     "select_messages",
     "select_neighbors",
+    "sentence_embedder",
     "upgrade",
     "with_turn",
 ]

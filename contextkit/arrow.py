@@ -35,6 +35,9 @@ from contextkit.vectors import VectorColumn
 
 _Result = TypeVar("_Result")
 
+LITERAL = {"literal_binds": True}
+_DIALECT = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
+
 BULK_ROWS = 2_000
 """From how many expected rows on a connection of its own is cheaper than rows through Python (make bench)."""
 
@@ -90,7 +93,9 @@ def fetch(
             rows = 0 if sql is None else _expected_rows(connection, sql)
             if sql is None or (bulk is None and rows < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
-        columns = _fetch_bulk(engine, sql, rows)
+            # The bulk connection takes this one's place in the pool, so that there are never more than its size.
+            connection.invalidate()
+            columns = _fetch_bulk(engine, sql, rows)
         return _fetch_pooled(engine, statement, parameters) if columns is None else columns
 
 
@@ -110,7 +115,7 @@ def literal_sql(
     clause: Any = statement.params(parameters) if parameters else statement  # type: ignore[attr-defined]
     try:
         _refuse_unprintable(clause.compile(dialect=dialect).construct_params())
-        sql = str(clause.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        sql = str(clause.compile(dialect=dialect, compile_kwargs=LITERAL))
     except InvalidRequestError as error:
         raise ValueError(f"the statement lacks a value: {error}") from None
     except CompileError:
@@ -131,9 +136,11 @@ def _refuse_unprintable(value: Any) -> None:
 
 
 def _expected_rows(connection: Connection, sql: str) -> int:
-    # Without parameters percent signs are not read as placeholders.
-    plain = {"no_parameters": True}
-    (plan,) = connection.exec_driver_sql(f"explain (format json) {sql}", execution_options=plain).scalar_one()
+    # On the driver's own cursor: SQLAlchemy's logging would write the literals down.
+    cursor = connection.connection.cursor()
+    cursor.execute(f"explain (format json) {sql}")
+    ((plan,),) = cursor.fetchone()  # type: ignore[misc]
+    cursor.close()
     return int(plan["Plan"]["Plan Rows"])
 
 
@@ -199,7 +206,10 @@ def _vector(value: str | Vector | None) -> NDArray[np.float32] | None:
 
 
 def _declared_dimensions(connection: Connection) -> int:
-    declared = connection.execute(select_embedding_dimensions()).scalar()
+    return _length(connection.execute(select_embedding_dimensions()).scalar())
+
+
+def _length(declared: int | None) -> int:
     return declared if declared and declared > 0 else EMBEDDING_DIMENSIONS
 
 
@@ -291,14 +301,14 @@ def _execute_bulk(engine: Engine, cursor: Any, sql: str, rows: int) -> list[Colu
     if not all(kind in BULK_TYPES for kind in types):
         _databases.pop(engine, None)  # types made since would stay unknown
         return None
-    return _read(engine, reader, types, rows)
+    return _read(cursor, reader, types, rows)
 
 
 def _type_name(field: pa.Field) -> str:
     return bytes((field.metadata or {}).get(b"POSTGRESQL:type", b"'unknown'")).decode().strip("'")
 
 
-def _read(engine: Engine, reader: pa.RecordBatchReader, types: list[str], rows: int) -> list[Column]:
+def _read(cursor: Any, reader: pa.RecordBatchReader, types: list[str], rows: int) -> list[Column]:
     vectors = {place: VectorColumn(rows) for place, kind in enumerate(types) if kind == "vector"}
     chunks: list[list[pa.Array]] = [[] for _ in types]
     for batch in reader:
@@ -309,8 +319,8 @@ def _read(engine: Engine, reader: pa.RecordBatchReader, types: list[str], rows: 
                 chunks[place].append(array)
 
     def dimensions() -> int:
-        with engine.connect() as connection:
-            return _declared_dimensions(connection)
+        cursor.execute(str(select_embedding_dimensions().compile(dialect=_DIALECT, compile_kwargs=LITERAL)))
+        return _length((cursor.fetchone() or (None,))[0])
 
     return [
         Column(name, vectors[place].finish(dimensions) if place in vectors else _from_arrow(kind, chunks[place]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 import contextkit.migrate as migrations
 from contextkit.connection import connect
 from contextkit.errors import ContextkitError
+from contextkit.formats import import_file
 from contextkit.info import info as describe
 
 
@@ -50,6 +52,18 @@ def demo() -> None:
     from contextkit.demo import main as run
 
     run()
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(help="Files, archives or folders of conversations.")],
+    format: Annotated[str | None, typer.Option(help="By default told from the content.")] = None,
+) -> None:
+    """Import conversations of other tools, every branch kept; a path is all or nothing."""
+    with _opened(write=True) as engine:
+        for path in paths:
+            states = import_file(engine, path, format=format)["state"].value_counts()
+            typer.echo(f"{path}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "nothing"))
 
 
 @db.command()

@@ -141,10 +141,10 @@ def messages_batches(
     between them. Rows written meanwhile may or may not appear; none appears twice. Without any row there is one
     empty frame.
     """
-    if batch_rows < 1:
-        raise ValueError(f"batch_rows is at least 1, not {batch_rows}")
+    if isinstance(batch_rows, bool) or not isinstance(batch_rows, int | np.integer) or batch_rows < 1:
+        raise ValueError(f"batch_rows is a whole number of at least 1, not {batch_rows!r:.40}")
     statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
-    return _batches(engine, statement, batch_rows)
+    return _batches(engine, statement, int(batch_rows))
 
 
 def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterator[pd.DataFrame]:
@@ -191,15 +191,12 @@ def history_df(
         LineageError: the parents of a context form a cycle.
         ValueError: `at_version` is negative, `as_of` has no time zone, or an id is no UUID.
     """
-    if at_version is not None and at_version < 0:
-        raise ValueError(f"at_version is 0 or more, not {at_version}")
-    if as_of is not None and as_of.utcoffset() is None:
-        raise ValueError("as_of needs a time zone, such as datetime(2026, 1, 31, tzinfo=UTC)")
     ids = canonical_ids(contexts)
+    parameters = history_parameters(ids, at_version, as_of)
     columns = fetch(
         engine,
         history_template(as_of is not None, embeddings, include_deleted),
-        history_parameters(ids, at_version, as_of),
+        parameters,
         bulk=embeddings or len(ids) >= BULK_HISTORIES,
     )
     frame = to_frame(columns)
@@ -210,7 +207,7 @@ def history_df(
         frame,
         "history_df",
         contexts=len(ids),
-        at_version=at_version,
+        at_version=None if at_version is None else int(at_version),
         as_of=None if as_of is None else as_of.isoformat(),
         embeddings=embeddings,
         include_deleted=include_deleted,
@@ -266,6 +263,10 @@ def embedding_matrix(frame: pd.DataFrame) -> NDArray[np.float32]:
 
 def to_frame(columns: list[Column]) -> pd.DataFrame:
     """DataFrame of fetched columns, with the dtypes that this module knows."""
+    names = [column.name for column in columns]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"several columns are named {', '.join(twice)}; give each a name of its own with label()")
     return pd.DataFrame({column.name: _series(column) for column in columns})
 
 

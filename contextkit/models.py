@@ -95,7 +95,7 @@ def canonical_id(value: object) -> str:
     try:
         return str(UUID(value))
     except ValueError:
-        raise ValueError(f"not an id (a UUID is expected): {value[:60]!r}") from None
+        raise ValueError(f"not an id: a UUID is expected, not a text of {len(value)} characters") from None
 
 
 def canonical_ids(values: object) -> list[str]:

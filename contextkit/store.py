@@ -1,6 +1,5 @@
 """Every write to contexts and messages, one transaction per call: all of it or nothing."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pgvector import HalfVector, Vector
-from sqlalchemy import Connection, Engine, bindparam, func, insert, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from contextkit.arrow import columns_of
 from contextkit.connection import translated_errors
@@ -97,8 +96,7 @@ def append_messages(
             row["created_at"] = row["created_at"] or now
         if rows:
             connection.execute(insert(Message), rows)
-            tokens = sum(row["token_count"] or 0 for row in rows)
-            _count(connection, {context.id: (len(rows), tokens)}, now, latest_version=rows[-1]["version"])
+            _count(connection, [context.id], now, latest_version=rows[-1]["version"])
         written = Message.id.in_([row["id"] for row in rows])
         return to_frame(columns_of(connection, select_messages(written)))
 
@@ -165,22 +163,18 @@ def _end(connection: Connection, context: Any) -> tuple[int, datetime]:
     return end, now
 
 
-def _count(connection: Connection, added: Mapping[str, tuple[int, int]], now: datetime, **values: int) -> None:
-    """Add to the counters of contexts what their messages and tokens changed by."""
-    statement = (
+def _count(connection: Connection, contexts: Iterable[str], now: datetime, **values: int) -> None:
+    """Set the counters of contexts by their rows: what another writer added or left out is right again, too."""
+    live = (Message.context_id == Context.id, Message.deleted_at.is_(None))
+    messages = select(func.count()).select_from(Message).where(*live).correlate(Context)
+    tokens = select(func.coalesce(func.sum(Message.token_count), 0)).where(*live).correlate(Context)
+    connection.execute(
         update(Context)
-        .where(Context.id == bindparam("context"))
+        .where(Context.id.in_(list(contexts)))
         .values(
-            message_count=Context.message_count + bindparam("messages"),
-            total_tokens=Context.total_tokens + bindparam("tokens"),
-            updated_at=now,
-            **values,
+            message_count=messages.scalar_subquery(), total_tokens=tokens.scalar_subquery(), updated_at=now, **values
         )
     )
-    changes = [
-        {"context": context, "messages": messages, "tokens": tokens} for context, (messages, tokens) in added.items()
-    ]
-    connection.execute(statement, changes)
 
 
 def _flag_context(engine: Engine, context_id: str, *, deleted: bool) -> int:
@@ -207,15 +201,9 @@ def _flag_messages(engine: Engine, messages: object, *, deleted: bool) -> int:
             .where(Message.id.in_(ids))
             .where(Message.deleted_at.is_(None) if deleted else Message.deleted_at.is_not(None))
             .values(deleted_at=now if deleted else None)
-            .returning(Message.context_id, Message.token_count)
+            .returning(Message.context_id)
         ).all()
-        sign = -1 if deleted else 1
-        added: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-        for context_id, tokens in changed:
-            count, total = added[context_id]
-            added[context_id] = (count + sign, total + sign * (tokens or 0))
-        if added:
-            _count(connection, added, now)
+        _count(connection, {row.context_id for row in changed}, now)
         return len(changed)
 
 
@@ -258,7 +246,7 @@ def _checked(message: Mapping[str, Any], place: int) -> dict[str, Any]:
     if missing := [name for name in ("role", "content") if message.get(name) is None]:
         raise ValueError(f"{where} lacks {' and '.join(missing)}")
     if message["role"] not in ROLES:
-        raise ValueError(f"{where} has the role {message['role']!r:.40}; roles are {', '.join(ROLES)}")
+        raise ValueError(f"{where} has an unknown role; roles are {', '.join(ROLES)}")
     texts = ("role", "content", "tool_call_id", "tool_name", "model")
     return {
         "id": str(uuid4()),

@@ -3,8 +3,9 @@
 from alembic import context
 from sqlalchemy import Connection
 
+from contextkit.comparison import environment_options
 from contextkit.connection import connect
-from contextkit.migrate import LOCK, direct_transaction, environment_options
+from contextkit.migrate import LOCK, direct_transaction
 
 
 def run_with(connection: Connection) -> None:

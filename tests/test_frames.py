@@ -28,6 +28,7 @@ from contextkit import (
     messages_batches,
     messages_df,
     read_df,
+    select_history,
     select_messages,
 )
 from contextkit.vectors import VectorColumn
@@ -370,6 +371,57 @@ def test_null_embeddings_before_the_first_real_one_are_kept_in_bulk(engine: Engi
     values = [None if row is None else list(row) for row in column.finish(lambda: 9).to_pylist()]
     assert values == [None, None, None, [0, 1, 2, 3], None, [0, 2, 4, 6]]
     assert len(frame) == 6
+
+
+@pytest.mark.parametrize("way", ["pool", "bulk"])
+def test_histories_stand_side_by_side_in_one_statement(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0 if way == "bulk" else 10**9)
+    load_sample(engine)
+    one, other = contexts_df(engine)["context_id"].iloc[:2]
+    both = read_df(engine, select_history([one]).union_all(select_history([other], at_version=2)))
+    assert both["context_id"].value_counts().to_dict() == {one: len(history_df(engine, one)), other: 2}
+
+
+def test_columns_of_one_name_are_refused(reader: Engine) -> None:
+    with pytest.raises(ValueError, match="named a"):
+        read_df(reader, text("select 1 as a, 2 as a"))
+
+
+@pytest.mark.parametrize("batch_rows", [1.5, True, "5", 0])
+def test_batches_are_of_a_whole_number_of_rows(reader: Engine, batch_rows: object) -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        messages_batches(reader, batch_rows=batch_rows)  # type: ignore[arg-type]
+
+
+def test_bulk_reads_never_hold_more_connections_than_the_pool(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0)
+    load_sample(engine)
+    narrow = connect(database_url, pool_size=1)
+    seen: list[int] = []
+    real = arrow._execute_bulk
+    count = text("select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+
+    def counting(*arguments: Any) -> Any:
+        with engine.connect() as connection:
+            seen.append(connection.execute(count).scalar_one())
+        return real(*arguments)
+
+    engine.dispose()
+    monkeypatch.setattr(arrow, "_execute_bulk", counting)
+    assert len(messages_df(narrow)) == 356
+    assert seen == [1]
+    narrow.dispose()
+
+
+def test_literals_do_not_show_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="sqlalchemy.engine")
+    messages_df(engine, Message.content == "TOPSECRETTEXT")
+    assert "select" in caplog.text.lower()
+    assert "TOPSECRETTEXT" not in caplog.text
 
 
 def test_frames_are_in_a_fixed_order(engine: Engine) -> None:

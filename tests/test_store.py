@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pgvector import HalfVector, Vector
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, text
 
 from contextkit import (
     Context,
@@ -162,10 +162,10 @@ bad_vector = np.where(np.arange(1536) == 7, np.nan, vector(0))
 @pytest.mark.parametrize(
     ("fields", "error", "match"),
     [
-        ({"role": "human"}, ValueError, r"message 1 has the role 'human'; roles are user, assistant, system, tool"),
+        ({"role": "human"}, ValueError, r"message 1 has an unknown role; roles are user, assistant, system, tool"),
         ({"role": None}, ValueError, "message 1 lacks role"),
         ({"role": pd.NA, "content": np.nan}, ValueError, "message 1 lacks role and content"),
-        ({"role": ["user"]}, ValueError, "message 1 has the role"),
+        ({"role": ["user"]}, ValueError, "message 1 has an unknown role"),
         ({"content": 5}, TypeError, "content of message 1 is text, not int"),
         ({"content": b"x"}, TypeError, "content of message 1 is text, not bytes"),
         ({"content": "a\0b"}, ValueError, "content of message 1 holds a NUL character"),
@@ -706,3 +706,21 @@ def test_an_error_of_the_database_shows_no_content_and_leaves_nothing(shared: En
         with pytest.raises(ContextkitError, match="22003") as caught:
             append_messages(shared, context, [message(f"secret {uuid4()}", token_count=1)])
         assert "secret" not in str(caught.value)
+
+
+def test_counters_count_rows_that_another_writer_added(engine: Engine) -> None:
+    context = add_context(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            insert(Message),
+            [
+                {"context_id": context, "version": v, "role": "user", "content": "x", "token_count": 7}
+                for v in range(1, 6)
+            ],
+        )
+    append_messages(engine, context, [{"role": "user", "content": "y", "token_count": 7}])
+    row = contexts_df(engine, Context.id == context).iloc[0]
+    assert (row["message_count"], row["total_tokens"], row["latest_version"]) == (6, 42, 6)
+    delete_messages(engine, messages_df(engine, Message.context_id == context)["message_id"][:5])
+    row = contexts_df(engine, Context.id == context).iloc[0]
+    assert (row["message_count"], row["total_tokens"], row["latest_version"]) == (1, 7, 6)

@@ -56,13 +56,18 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
 
 
 _LOST = ("25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05")
-_TABLES = "the tables contexts and messages are missing or older than this contextkit; run upgrade(engine)"
+_TABLES = "a table is missing; if it is contexts or messages, run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
+    "22003": (ContextkitError, "a number is out of its column's range"),
+    "22007": (ValueError, "a text is no time; give a datetime with a time zone"),
     "22P02": (ValueError, "a value does not fit its column: an id that is no UUID, or a role the enum lacks"),
     "25006": (ReadOnlyError, READ_ONLY),
     "3F000": (SchemaError, _TABLES),
     "42501": (ContextkitError, "this role lacks a right for that; ask the database's owner to grant it"),
-    "42703": (SchemaError, "a column is missing; schema_status(engine) lists the differences"),
+    "42601": (ValueError, "the SQL cannot be read; a condition or a statement has a syntax error"),
+    "42703": (SchemaError, "a column is missing; of contexts and messages schema_status(engine) lists those"),
+    "42804": (ValueError, "a condition or value is of a type that does not fit there"),
+    "42883": (ValueError, "no such function or comparison for these types; give values of the column's type"),
     "42704": (SchemaError, "a type is missing, probably vector of pgvector; run upgrade(engine)"),
     "42P01": (SchemaError, _TABLES),
     "53100": (ContextkitError, "the server's disk is full; nothing was written"),

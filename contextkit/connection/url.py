@@ -85,6 +85,8 @@ def prepared(url: URL) -> tuple[URL, tuple[tuple[str, str], ...]]:
             stacklevel=3,
         )
     url = url.difference_update_query(dropped)
+    if url.query.get("ssl") == "true":  # libpq's own reading of it, in a URL
+        url = url.difference_update_query(["ssl"]).update_query_dict({"sslmode": "require"})
     if unknown := sorted(url.query.keys() - KNOWN_PARAMETERS):
         raise ValueError(f"the database URL has parameters that PostgreSQL lacks: {', '.join(unknown)}")
     # Of a parameter given twice libpq takes the last; SQLAlchemy reads several hosts so.

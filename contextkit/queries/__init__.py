@@ -1,6 +1,9 @@
 """Every SELECT, as a function that builds a statement and never runs it."""
 
 from contextkit.queries.columns import Condition as Condition
+from contextkit.queries.embed import lock_free_contexts as lock_free_contexts
+from contextkit.queries.embed import lock_messages as lock_messages
+from contextkit.queries.embed import select_missing as select_missing
 from contextkit.queries.forks import select_forks as select_forks
 from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template
@@ -19,3 +22,6 @@ from contextkit.queries.rows import select_embedding_dimensions as select_embedd
 from contextkit.queries.rows import select_end as select_end
 from contextkit.queries.rows import select_messages as select_messages
 from contextkit.queries.rows import select_owners as select_owners
+from contextkit.queries.rows import select_places as select_places
+from contextkit.queries.rows import select_row_counts as select_row_counts
+from contextkit.queries.rows import select_tips as select_tips

@@ -11,6 +11,7 @@ numbered   what is not deleted, with its position
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
+from numbers import Integral
 from typing import Any
 
 from sqlalchemy import (
@@ -55,15 +56,32 @@ def select_history(
 
     Contexts that are unknown, in a cycle, or deleted (unless included, or deleted after `as_of`) give no rows.
     """
-    template = history_template(as_of is not None, embeddings, include_deleted)
-    return template.params(history_parameters(contexts, at_version, as_of))
+    values = history_parameters(contexts, at_version, as_of)
+    # Parameters of its own, as two histories may stand in one statement.
+    return _history(
+        literal(values["contexts"], ARRAY(Text)),
+        literal(values["at_version"], BigInteger),
+        None if as_of is None else literal(as_of, DateTime(timezone=True)),
+        embeddings=embeddings,
+        include_deleted=include_deleted,
+    )
 
 
 def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: datetime | None) -> dict[str, Any]:
-    """Values of the parameters of a `history_template`."""
+    """Values of the parameters of a `history_template`, checked."""
+    if isinstance(contexts, str):
+        raise TypeError("contexts are a list of ids, not one text")
+    if at_version is not None and (isinstance(at_version, bool) or not isinstance(at_version, Integral)):
+        raise TypeError(f"at_version is a whole number, not {type(at_version).__name__}")
+    if at_version is not None and at_version < 0:
+        raise ValueError(f"at_version is 0 or more, not {at_version}")
+    if as_of is not None and (not isinstance(as_of, datetime) or as_of != as_of):  # NaT equals nothing
+        raise TypeError(f"as_of is a datetime with a time zone, not {type(as_of).__name__}")
+    if as_of is not None and as_of.utcoffset() is None:
+        raise ValueError("as_of needs a time zone, such as datetime(2026, 1, 31, tzinfo=UTC)")
     values: dict[str, Any] = {
         "contexts": list(contexts),
-        "at_version": NO_BOUND if at_version is None else at_version,
+        "at_version": NO_BOUND if at_version is None else min(int(at_version), NO_BOUND),
     }
     return values if as_of is None else values | {"as_of": as_of}
 
@@ -71,12 +89,28 @@ def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: d
 @cache
 def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Select[Any]:
     """The statement of `select_history` with its values left open: building it takes longer than running it."""
-    as_of = bindparam("as_of", type_=DateTime(timezone=True)) if timed else None
-    lineage = lineage_of(_asked(as_of, include_deleted=include_deleted))
+    return _history(
+        bindparam("contexts", type_=ARRAY(Text)),
+        bindparam("at_version", type_=BigInteger),
+        bindparam("as_of", type_=DateTime(timezone=True)) if timed else None,
+        embeddings=embeddings,
+        include_deleted=include_deleted,
+    )
+
+
+def _history(
+    contexts: ColumnElement[Any],
+    at_version: ColumnElement[int],
+    as_of: ColumnElement[datetime] | None,
+    *,
+    embeddings: bool,
+    include_deleted: bool,
+) -> Select[Any]:
+    lineage = lineage_of(_asked(contexts, as_of, include_deleted=include_deleted))
     numbered = history_of(
         lineage,
         renumbered_of(lineage),
-        at_version=bindparam("at_version", type_=BigInteger),
+        at_version=at_version,
         as_of=as_of,
         embeddings=embeddings,
         include_deleted=include_deleted,
@@ -87,7 +121,7 @@ def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Se
 
 def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
     """Of the contexts that exist: context_id, deleted_at, and the cycle they run into as an array of ids."""
-    lineage = lineage_of(_asked(None, include_deleted=True))
+    lineage = lineage_of(_asked(literal(list(contexts), ARRAY(Text)), None, include_deleted=True))
     return (
         select(
             lineage.c.asked.label("context_id"),
@@ -96,12 +130,11 @@ def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
         )
         .join(Context, Context.id == lineage.c.asked)
         .group_by(lineage.c.asked)
-        .params(contexts=list(contexts))
     )
 
 
-def _asked(as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> CTE:
-    ids = cast(bindparam("contexts", type_=ARRAY(Text)), ARRAY(Uuid(as_uuid=False)))
+def _asked(contexts: ColumnElement[Any], as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> CTE:
+    ids = cast(contexts, ARRAY(Uuid(as_uuid=False)))
     given = func.unnest(ids).table_valued("id", with_ordinality="place", name="given").render_derived()
     statement = select(Context.id, given.c.place).join(given, given.c.id == Context.id)
     if not include_deleted:
@@ -109,7 +142,7 @@ def _asked(as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> C
         if as_of is not None:
             exists_at = or_(exists_at, Context.deleted_at > as_of)
         statement = statement.where(exists_at)
-    return statement.cte("asked")
+    return statement.cte()
 
 
 def is_fork(context: Any = Context) -> ColumnElement[bool]:
@@ -129,7 +162,7 @@ def lineage_of(asked: CTE) -> CTE:
         array([Context.id]).label("path"),
         false().label("cyclic"),
     ).join(Context, Context.id == asked.c.id)
-    below = first.cte("lineage", recursive=True)
+    below = first.cte(recursive=True)
     parent = aliased(Context, name="parent")
     above = (
         select(
@@ -160,10 +193,10 @@ def renumbered_of(lineage: CTE) -> CTE:
         .join(first, and_(first.context_id == lineage.c.id, first.version == 1))
         .where(lineage.c.parent_id.is_not(None), lineage.c.fork_version >= 1)
         .distinct()
-        .cte("marked")
+        .cte()
     )
     inherited = _inherited_rows(marked)
-    above_first, above_last = inherited.alias("above_first"), inherited.alias("above_last")
+    above_first, above_last = inherited.alias(), inherited.alias()
     return (
         select(marked.c.id)
         .join(first, and_(first.context_id == marked.c.id, first.version == 1))
@@ -183,15 +216,15 @@ def renumbered_of(lineage: CTE) -> CTE:
                 ),
             )
         )
-        .cte("renumbered")
+        .cte()
     )
 
 
 def select_renumbered(context_id: str) -> Select[Any]:
     """The id again if that context is a renumbered fork, else no row."""
-    lineage = lineage_of(_asked(None, include_deleted=True))
+    lineage = lineage_of(_asked(literal([context_id], ARRAY(Text)), None, include_deleted=True))
     renumbered = renumbered_of(lineage)
-    return select(renumbered.c.id).where(renumbered.c.id == context_id).params(contexts=[context_id])
+    return select(renumbered.c.id).where(renumbered.c.id == context_id)
 
 
 def _same(own: Any, inherited: Any) -> ColumnElement[bool]:
@@ -208,7 +241,7 @@ def _inherited_rows(marked: CTE) -> CTE:
         ),
         select(marked.c.id, marked.c.fork_version, marked.c.parent_id),
     ).subquery("start")
-    climb = select(start.c.fork, start.c.version, start.c.ancestor).cte("climb", recursive=True)
+    climb = select(start.c.fork, start.c.version, start.c.ancestor).cte(recursive=True)
     found = (
         select(literal(1))
         .where(Message.context_id == climb.c.ancestor, Message.version == climb.c.version)
@@ -224,7 +257,7 @@ def _inherited_rows(marked: CTE) -> CTE:
     return (
         select(climb.c.fork, climb.c.version, Message.id, Message.role, Message.content)
         .join(Message, and_(Message.context_id == climb.c.ancestor, Message.version == climb.c.version))
-        .cte("inherited_rows")
+        .cte()
     )
 
 
@@ -255,7 +288,7 @@ def stretches_of(lineage: CTE, renumbered: CTE, at_version: ColumnElement[int] |
     bound = func.min(staged.c.passed).over(partition_by=(staged.c.asked, staged.c.epoch), order_by=staged.c.depth)
     return select(
         staged.c.asked, staged.c.place, staged.c.id, staged.c.depth, staged.c.epoch, bound.label("bound")
-    ).cte("stretches")
+    ).cte()
 
 
 def history_of(
@@ -278,7 +311,7 @@ def history_of(
         if as_of is not None:
             gone = and_(gone, merged.c.deleted_at <= as_of)
         numbered = numbered.where(~gone)
-    return numbered.cte("numbered")
+    return numbered.cte()
 
 
 def _merged(stretches: CTE, as_of: ColumnElement[datetime] | None, *, embeddings: bool) -> Select[Any]:

@@ -61,3 +61,22 @@ def select_owners(message_ids: Sequence[str]) -> Select[Any]:
     """id and context_id of the messages that exist among these."""
     columns: tuple[ColumnElement[Any], ...] = (Message.id.label("id"), Message.context_id.label("context_id"))
     return select(*columns).where(Message.id.in_(message_ids))
+
+
+def select_places(message_ids: Sequence[str]) -> Select[Any]:
+    """id, context_id, version of the messages that exist among these, which are ids already."""
+    columns: tuple[Any, ...] = (Message.id, Message.context_id, Message.version)
+    return select(*columns).where(Message.id.in_(message_ids))
+
+
+def select_tips(context_ids: Sequence[str]) -> Select[Any]:
+    """context_id and highest stored version of these contexts."""
+    columns: tuple[Any, ...] = (Message.context_id, func.max(Message.version))
+    statement: Select[Any] = select(*columns)
+    return statement.where(Message.context_id.in_(context_ids)).group_by(Message.context_id)
+
+
+def select_row_counts(context_ids: Sequence[str]) -> Select[Any]:
+    """context_id and number of stored rows, deleted or not, of these contexts."""
+    columns: tuple[Any, ...] = (Message.context_id, func.count())
+    return select(*columns).where(Message.context_id.in_(context_ids)).group_by(Message.context_id)

@@ -1,0 +1,121 @@
+"""ShareGPT: an array or JSON Lines of conversations of `from` and `value`, with `system`, `tools`, and two answers.
+
+Ids are given as for `openai` where the file has none. Calls and results carry no ids in this format: the n-th call of a
+conversation is named `call_n`, and results answer the calls before them in order. Tool definitions become a system
+message with the tool name `tools`. What is not kept: everything else beside the conversation.
+"""
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from contextkit.formats.conversation import Conversation, Defect, Row
+from contextkit.formats.files import Source
+from contextkit.formats.turns import Branches, DefectiveError, as_json, text_of
+
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+}
+CALLS = ("function_call", "tool_call")
+
+
+def matches(value: object) -> bool:
+    """Whether a record is a conversation of `from` and `value`."""
+    turns = value.get("conversations") if isinstance(value, dict) else None
+    return isinstance(turns, list) and all(isinstance(turn, dict) and "from" in turn for turn in turns)
+
+
+def read(source: Source) -> Iterator[Conversation | Defect]:
+    """Conversations, one per record; of two answers the chosen one is the active path."""
+    seen: dict[str, int] = {}
+    for line, value in source.records():
+        try:
+            yield _conversation(value, seen)
+        except DefectiveError as error:
+            yield Defect(line, error.place, error.reason)
+
+
+def _conversation(value: Any, seen: dict[str, int]) -> Conversation:
+    if not isinstance(value, dict) or not isinstance(value.get("conversations"), list):
+        raise DefectiveError("conversations", "it is missing, or no list")
+    branches, calls = Branches(), _Calls()
+    if system := text_of(value.get("system"), "system"):
+        branches.add([Row("system", system)])
+    if tools := value.get("tools"):
+        branches.add([Row("system", tools if isinstance(tools, str) else as_json(tools), tool_name="tools")])
+    for number, turn in enumerate(value["conversations"]):
+        branches.add(_rows(turn, f"conversations[{number}]", calls))
+    end, before = branches.end, calls
+    for name in ("chosen", "rejected"):
+        if value.get(name) is None:
+            continue
+        branches.end, calls = end, before.copy()
+        answers = value[name] if isinstance(value[name], list) else [value[name]]
+        for number, turn in enumerate(answers):
+            branches.add(_rows(turn, f"{name}[{number}]", calls))
+        branches.close()
+    return branches.conversation(value.get("id"), seen)
+
+
+class _Calls:
+    """Names the calls of a conversation and hands the names to their results."""
+
+    def __init__(self, made: int = 0, open_: deque[tuple[str, str | None]] | None = None) -> None:
+        self.made, self.open = made, open_ or deque()
+
+    def copy(self) -> "_Calls":
+        return _Calls(self.made, self.open.copy())
+
+    def call(self, name: str | None) -> str:
+        self.made += 1
+        self.open.append((f"call_{self.made}", name))
+        return self.open[-1][0]
+
+    def result(self) -> tuple[str | None, str | None]:
+        return self.open.popleft() if self.open else (None, None)
+
+
+def _rows(turn: Any, place: str, calls: _Calls) -> list[Row]:
+    if not isinstance(turn, dict):
+        raise DefectiveError(place, "a turn is an object")
+    speaker, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+    if not isinstance(text, str):
+        raise DefectiveError(f"{place}.value", "it is missing, or no text")
+    if isinstance(speaker, str) and speaker in CALLS:
+        return _call_rows(text, calls)
+    if not isinstance(speaker, str) or speaker not in ROLES:
+        known = ", ".join((*ROLES, *CALLS))
+        raise DefectiveError(f"{place}.from", f"the role {speaker!r:.40} is none of {known}")
+    if ROLES[speaker] == "tool":
+        id_, name = calls.result()
+        return [Row("tool", text, id_, name)]
+    return [Row(ROLES[speaker], text)]
+
+
+def _call_rows(text: str, calls: _Calls) -> list[Row]:
+    """Give a row per call; what is no JSON of name and arguments is one call, as it is."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    listed = parsed if isinstance(parsed, list) and parsed else [parsed]
+    if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in listed):
+        return [Row("assistant", text, calls.call(None))]
+    rows = []
+    for call in listed:
+        arguments = call.get("arguments", {})
+        content = arguments if isinstance(arguments, str) else as_json(arguments)
+        rows.append(Row("assistant", content, calls.call(call["name"]), call["name"]))
+    return rows

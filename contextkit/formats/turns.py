@@ -1,0 +1,78 @@
+"""What the formats without ids share: nodes named by their content."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from contextkit.formats.conversation import Conversation, Node, Row
+
+
+class DefectiveError(Exception):
+    """A conversation that cannot be read: the place in it, and what is wrong there."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        """Keep both."""
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+
+@dataclass
+class Branches:
+    """A tree as it grows: messages are added after `end`."""
+
+    nodes: list[Node] = field(default_factory=list)
+    end: str | None = None
+    active: str | None = None
+    """End of the first branch that was closed."""
+    _keys: set[str] = field(default_factory=set)
+
+    def add(self, rows: list[Row]) -> None:
+        """Add a message after the end, which moves to it."""
+        told = [[row.role, row.content, row.tool_call_id, row.tool_name] for row in rows]
+        base = _digest([self.end, told])
+        key, number = base, 1
+        while key in self._keys:  # equal siblings
+            number += 1
+            key = f"{base}-{number}"
+        self._keys.add(key)
+        self.nodes.append(Node(key, self.end, tuple(rows)))
+        self.end = key
+
+    def close(self) -> None:
+        """End a branch; the first is the active one."""
+        self.active = self.active or self.end
+
+    def conversation(self, key: object, seen: dict[str, int]) -> Conversation:
+        """Give the conversation; without a key it is named by its beginning, and how often that was seen."""
+        if isinstance(key, int) and not isinstance(key, bool):
+            key = str(key)
+        if not isinstance(key, str) or not key:
+            beginning = self._beginning()
+            seen[beginning] = number = seen.get(beginning, 0) + 1
+            key = f"{beginning}-{number}"
+        return Conversation(key, None, self.nodes, self.active or self.end)
+
+    def _beginning(self) -> str:
+        """Give the key of the first message of the user, which is made of all before it, too."""
+        told = (node.key for node in self.nodes if any(row.role == "user" for row in node.rows))
+        return next(told, self.nodes[0].key if self.nodes else "empty")
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
+
+
+def text_of(value: object, place: str) -> str | None:
+    """Give a text or None.
+
+    Raises:
+        DefectiveError: it is something else.
+    """
+    if not isinstance(value, str | None):
+        raise DefectiveError(place, "it is no text")
+    return value
+
+
+def as_json(value: object) -> str:
+    """Give a value as JSON, with characters as they are."""
+    return json.dumps(value, ensure_ascii=False)
