@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -332,7 +331,10 @@ def test_an_upgrade_waits_for_another_that_runs(empty: Engine) -> None:
     with psycopg.connect(url_of(empty)) as other, ThreadPoolExecutor() as pool:
         other.execute(str(migrate.LOCK))
         waiting = pool.submit(upgrade, empty)
-        time.sleep(0.3)
+        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        with psycopg.connect(url_of(empty), autocommit=True) as observer:
+            while not waiting.done() and observer.execute(waits).fetchone() == (0,):
+                pass
         assert not waiting.done()
         other.rollback()
         assert waiting.result(10) == HEAD
