@@ -720,7 +720,9 @@ def test_no_transaction_is_left_open(engine: Engine, admin: Admin) -> None:
         read_df(engine, text("select 1/0"))
     with pytest.raises(ContextkitError):
         read_df(engine, text(MANY.format("1/(i-3000)")))
-    assert until(lambda: admin.backends("true") == admin.backends("state = 'idle'") == 1)
+    assert until(lambda: admin.backends("state <> 'idle'") == 0)
+    history_df(engine, context)
+    assert admin.backends("true") == admin.backends("state = 'idle'") == 1
 
 
 def test_an_idle_notebook_is_called_contextkit_and_opens_nothing_before_use(
