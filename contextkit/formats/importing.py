@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 
 import pandas as pd
 from sqlalchemy import Engine, func, select
-from tqdm.auto import tqdm
 
 from contextkit.connection import READ_ONLY, settings_of, translated_errors
 from contextkit.errors import FormatError, ReadOnlyError
@@ -87,6 +86,8 @@ def import_file(
         raise ReadOnlyError(READ_ONLY)
     notes = Notes(skip=on_error == "skip")
     parts, left_out = _recognised(open_source(path, notes), format)
+    from tqdm.auto import tqdm  # heavy, so imported when used
+
     bar = tqdm(unit=" messages", delay=QUIET_SECONDS, disable=not progress, leave=False)
     with bar, _collector_paused(), translated_errors(), engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(ONE_IMPORT_AT_A_TIME)))
