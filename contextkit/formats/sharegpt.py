@@ -12,7 +12,7 @@ from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, Row
 from contextkit.formats.files import Source
-from contextkit.formats.turns import Branches, DefectiveError, as_json, text_of
+from contextkit.formats.turns import Branches, DefectiveError, as_json, read_each, text_of
 
 ROLES = {
     "human": "user",
@@ -39,12 +39,7 @@ def matches(value: object) -> bool:
 
 def read(source: Source) -> Iterator[Conversation | Defect]:
     """Conversations, one per record; of two answers the chosen one is the active path."""
-    seen: dict[str, int] = {}
-    for line, value in source.records():
-        try:
-            yield _conversation(value, seen)
-        except DefectiveError as error:
-            yield Defect(line, error.place, error.reason)
+    return read_each(source, _conversation)
 
 
 def _conversation(value: Any, seen: dict[str, int]) -> Conversation:

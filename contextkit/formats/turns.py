@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from contextkit.formats.conversation import Conversation, Node, Row
+from contextkit.formats.conversation import Conversation, Defect, Node, Row
+from contextkit.formats.files import Source
 
 
 class DefectiveError(Exception):
@@ -14,6 +17,16 @@ class DefectiveError(Exception):
         """Keep both."""
         super().__init__(place, reason)
         self.place, self.reason = place, reason
+
+
+def read_each(source: Source, made: Callable[[Any, dict[str, int]], Conversation]) -> Iterator[Conversation | Defect]:
+    """What is made of each record, given how often a beginning was seen; a Defect where nothing can be."""
+    seen: dict[str, int] = {}
+    for line, value in source.records():
+        try:
+            yield made(value, seen)
+        except DefectiveError as error:
+            yield Defect(line, error.place, error.reason)
 
 
 @dataclass
