@@ -13,14 +13,13 @@ thoughts and reasoning recaps, and what the product itself puts in (`user_editab
 conversation without any kept message is none.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from contextkit.formats.conversation import Conversation, Defect, Node, Row
+from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Node, Row
+from contextkit.formats.drafts import Draft, field, grow, leaf_below, moment, read_export
 
 if TYPE_CHECKING:
     from contextkit.formats.files import Source
@@ -28,29 +27,6 @@ if TYPE_CHECKING:
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "tool": "tool", "developer": "system"}
 DROPPED = {"thoughts", "reasoning_recap", "user_editable_context", "model_editable_context"}
 KINDS = ("image", "audio", "video")
-NAME = re.compile(r"conversations([-_]?\d+)?\.json(\.gz)?")
-
-Spot = str | tuple[str, str] | None
-"""Where a source's message ended up: a node's key, another conversation's key and its node's, or nowhere."""
-
-
-class ShapeError(Exception):
-    """A conversation is not of its format's shape; becomes a Defect."""
-
-    def __init__(self, place: str, reason: str) -> None:
-        """Say where and what, without the content."""
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
-
-
-@dataclass(slots=True)
-class Draft:
-    """A node as its source has it: perhaps without rows, its parent perhaps dropped or unknown."""
-
-    key: str
-    parent: str | None
-    rows: tuple[Row, ...]
-    created_at: datetime | None
 
 
 def matches(value: object) -> bool:
@@ -60,107 +36,28 @@ def matches(value: object) -> bool:
 
 def read(source: "Source") -> Iterator[Conversation | Defect]:
     """Conversations of an export, one at a time, in the files' order."""
-    return read_each(source, conversation_of)
-
-
-def read_each(source: "Source", made: Callable[[object], Conversation]) -> Iterator[Conversation | Defect]:
-    """What is made of each value of an export's only file, or of its files that are named conversations."""
-    files = list(source.files())
-    if len(files) > 1:
-        files = [file for file in files if NAME.fullmatch(PurePosixPath(file.name).name)]
-    if not files:
-        yield Defect(None, "", "no conversations.json among the files of the export")
-    for file in files:
-        for line, value in file.records():
-            try:
-                yield made(value)
-            except ShapeError as error:
-                yield Defect(line, error.place, error.reason)
-
-
-def field(value: Mapping[str, Any], name: str, kind: type, place: str = "") -> Any:
-    """A field of the kind, or None where it is absent or null."""
-    found = value.get(name)
-    if found is not None and not isinstance(found, kind):
-        raise ShapeError(f"{place}{name}", f"{kind.__name__} expected, {type(found).__name__} found")
-    return found
-
-
-def moment(value: object, place: str) -> datetime | None:
-    """A time in seconds since 1970 or as ISO text, in UTC; text without an offset is taken as UTC."""
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str):
-            time = datetime.fromisoformat(value)
-            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
-    except (ValueError, OverflowError, OSError):
-        pass
-    raise ShapeError(place, "not a time")
-
-
-def grow(
-    drafts: Iterable[Draft], outside: Mapping[str, tuple[str, str]] | None = None
-) -> tuple[list[Node], dict[str, Spot], dict[str, tuple[str, str]]]:
-    """The tree of the drafts with rows, where each draft ended up, and the links of roots to other conversations.
-
-    Args:
-        drafts: in the source's order, keys unique; one with an unknown parent is a root.
-        outside: places in other conversations of parents that are no drafts.
-    """
-    waiting = {draft.key: draft for draft in drafts}
-    children: dict[str | None, list[Draft]] = {}
-    for draft in waiting.values():
-        children.setdefault(draft.parent if draft.parent in waiting else None, []).append(draft)
-    nodes: list[Node] = []
-    links: dict[str, tuple[str, str]] = {}
-    spots: dict[str, Spot] = {}
-    stack = children.get(None, [])[::-1]
-    while stack:
-        draft = stack.pop()
-        spot = spots[draft.parent] if draft.parent in waiting else (outside or {}).get(draft.parent or "")
-        if draft.rows:
-            nodes.append(Node(draft.key, spot if isinstance(spot, str) else None, draft.rows, draft.created_at))
-            if isinstance(spot, tuple):
-                links[draft.key] = spot
-            spot = draft.key
-        spots[draft.key] = spot
-        stack.extend(children.get(draft.key, [])[::-1])
-    if len(spots) < len(waiting):
-        raise ShapeError(next(key for key in waiting if key not in spots), "its parents form a cycle")
-    return nodes, spots, links
-
-
-def leaf_below(nodes: Iterable[Node], spot: Spot) -> str | None:
-    """Key of the leaf that the last children lead to from a node; None where the spot is none."""
-    last = {node.parent: node.key for node in nodes}
-    key = spot if isinstance(spot, str) else None
-    while key in last and key is not None:
-        key = last[key]
-    return key
+    return read_export(source, conversation_of)
 
 
 def conversation_of(value: object) -> Conversation:
     """The tree of one element of the export."""
     if not isinstance(value, dict) or not isinstance(value.get("mapping"), dict):
-        raise ShapeError("mapping", "no conversation: object with a mapping expected")
+        raise DefectiveError("mapping", "no conversation: object with a mapping expected")
     key = field(value, "conversation_id", str) or field(value, "id", str)
     if not key:
-        raise ShapeError("id", "a conversation without an id")
+        raise DefectiveError("id", "a conversation without an id")
     ranks: dict[str, int] = {}
     drafts = []
     for name, entry in value["mapping"].items():
         place = f"mapping.{name}."
         if not isinstance(entry, dict):
-            raise ShapeError(place[:-1], "object expected")
+            raise DefectiveError(place[:-1], "object expected")
         parent = field(entry, "parent", str, place)
         if parent is not None and parent not in value["mapping"]:
-            raise ShapeError(f"{place}parent", "a parent that is not in the mapping")
+            raise DefectiveError(f"{place}parent", "a parent that is not in the mapping")
         for rank, child in enumerate(field(entry, "children", list, place) or []):
             if not isinstance(child, str):
-                raise ShapeError(f"{place}children[{rank}]", "text expected")
+                raise DefectiveError(f"{place}children[{rank}]", "text expected")
             ranks[child] = rank
         message = field(entry, "message", dict, place)
         rows, created_at = ((), None) if message is None else rows_of(message, name, f"{place}message.")
@@ -168,8 +65,8 @@ def conversation_of(value: object) -> Conversation:
     drafts.sort(key=lambda draft: ranks.get(draft.key, len(ranks)))
     try:
         nodes, spots, _ = grow(drafts)
-    except ShapeError as error:
-        raise ShapeError(f"mapping.{error.place}.parent", error.reason) from None
+    except DefectiveError as error:
+        raise DefectiveError(f"mapping.{error.place}.parent", error.reason) from None
     active = leaf_below(nodes, spots.get(field(value, "current_node", str) or "")) or (nodes[-1].key if nodes else None)
     title = field(value, "title", str) or None
     return Conversation(key, title, answered(nodes), active, moment(value.get("create_time"), "create_time"))
@@ -181,7 +78,7 @@ def rows_of(message: dict[str, Any], key: str, place: str) -> tuple[tuple[Row, .
     metadata = field(message, "metadata", dict, place) or {}
     role = author.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise ShapeError(f"{place}author.role", f"unknown role {role!r}")
+        raise DefectiveError(f"{place}author.role", f"unknown role {role!r}")
     created_at = moment(message.get("create_time"), f"{place}create_time")
     kind = field(content, "content_type", str, f"{place}content.")
     hidden = metadata.get("is_visually_hidden_from_conversation") is True or message.get("weight") == 0
@@ -206,7 +103,7 @@ def text_of(content: dict[str, Any], place: str) -> str:
     texts = []
     for number, part in enumerate(field(content, "parts", list, place) or []):
         if not isinstance(part, str | dict):
-            raise ShapeError(f"{place}parts[{number}]", "text or object expected")
+            raise DefectiveError(f"{place}parts[{number}]", "text or object expected")
         texts.append(part if isinstance(part, str) else part_text(part))
     if kind == "tether_quote":
         texts += [field(content, name, str, place) or "" for name in ("title", "url")]

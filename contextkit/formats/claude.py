@@ -16,8 +16,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from contextkit.formats.chatgpt import Draft, ShapeError, field, grow, leaf_below, moment, read_each
-from contextkit.formats.conversation import Conversation, Defect, Row
+from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
+from contextkit.formats.drafts import Draft, field, grow, leaf_below, moment, read_export
 
 if TYPE_CHECKING:
     from contextkit.formats.files import Source
@@ -34,34 +34,36 @@ def matches(value: object) -> bool:
 
 def read(source: "Source") -> Iterator[Conversation | Defect]:
     """Conversations of an export, one at a time, in the files' order."""
-    return read_each(source, conversation_of)
+    return read_export(source, conversation_of)
 
 
 def conversation_of(value: object) -> Conversation:
     """The tree of one element of the export."""
     if not isinstance(value, dict) or not isinstance(value.get("chat_messages"), list):
-        raise ShapeError("chat_messages", "no conversation: object with chat_messages expected")
+        raise DefectiveError("chat_messages", "no conversation: object with chat_messages expected")
     key = field(value, "uuid", str)
     if not key:
-        raise ShapeError("uuid", "a conversation without an id")
+        raise DefectiveError("uuid", "a conversation without an id")
     drafts: dict[str, Draft] = {}
     pointers = False
     for number, message in enumerate(value["chat_messages"]):
         draft = draft_of(message, f"chat_messages[{number}]")
         pointers |= isinstance(message.get("parent_message_uuid"), str)
         if drafts.setdefault(draft.key, draft) is not draft:
-            raise ShapeError(f"chat_messages[{number}].uuid", "the same id twice")
+            raise DefectiveError(f"chat_messages[{number}].uuid", "the same id twice")
     if not pointers:
         for before, after in pairwise(drafts.values()):
             after.parent = before.key
     for number, draft in enumerate(drafts.values()):
         if draft.parent is not None and draft.parent not in drafts:
-            raise ShapeError(f"chat_messages[{number}].parent_message_uuid", "a parent that is not in the conversation")
+            raise DefectiveError(
+                f"chat_messages[{number}].parent_message_uuid", "a parent that is not in the conversation"
+            )
     try:
         nodes, spots, _ = grow(drafts.values())
-    except ShapeError as error:
+    except DefectiveError as error:
         number = list(drafts).index(error.place)
-        raise ShapeError(f"chat_messages[{number}].parent_message_uuid", error.reason) from None
+        raise DefectiveError(f"chat_messages[{number}].parent_message_uuid", error.reason) from None
     chosen = spots.get(field(value, "current_leaf_message_uuid", str) or "")
     if chosen is None and drafts:
         chosen = spots[next(reversed(drafts))]
@@ -74,13 +76,13 @@ def conversation_of(value: object) -> Conversation:
 def draft_of(message: object, place: str) -> Draft:
     """A message and what it is stored as."""
     if not isinstance(message, dict):
-        raise ShapeError(place, "object expected")
+        raise DefectiveError(place, "object expected")
     key = field(message, "uuid", str, f"{place}.")
     if not key:
-        raise ShapeError(f"{place}.uuid", "a message without an id")
+        raise DefectiveError(f"{place}.uuid", "a message without an id")
     sender = message.get("sender")
     if not isinstance(sender, str) or sender not in ROLES:
-        raise ShapeError(f"{place}.sender", f"unknown role {sender!r}")
+        raise DefectiveError(f"{place}.sender", f"unknown role {sender!r}")
     parent = field(message, "parent_message_uuid", str, f"{place}.")
     role = ROLES[sender]
     text = field(message, "text", str, f"{place}.") or ""
@@ -102,7 +104,7 @@ def enclosures(message: dict[str, Any], place: str) -> str:
         for number, file in enumerate(field(message, name, list, f"{place}.") or []):
             where = f"{place}.{name}[{number}]."
             if not isinstance(file, dict):
-                raise ShapeError(where[:-1], "object expected")
+                raise DefectiveError(where[:-1], "object expected")
             title = field(file, "file_name", str, where)
             text = field(file, "extracted_content", str, where)
             texts += [f"[file: {title}]"] if title else []
@@ -114,11 +116,11 @@ def message_rows(message: dict[str, Any], key: str, tools: dict[str, str]) -> li
     """Rows of a message as the API has it; calls are added to the tools' names."""
     role, content, model = message.get("role"), message.get("content"), field(message, "model", str, "message.")
     if role not in ("user", "assistant"):
-        raise ShapeError("message.role", f"unknown role {role!r}")
+        raise DefectiveError("message.role", f"unknown role {role!r}")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise ShapeError("message.content", "text or blocks expected")
+        raise DefectiveError("message.content", "text or blocks expected")
     rows = block_rows(content, role, key, tools, "message.content")
     if model is None or model == "<synthetic>":
         return rows
@@ -141,7 +143,7 @@ def block_rows(blocks: list[Any], role: str, key: str, names: dict[str, str], pl
     for number, block in enumerate(blocks):
         where = f"{place}[{number}]."
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-            raise ShapeError(where[:-1], "object with a type expected")
+            raise DefectiveError(where[:-1], "object with a type expected")
         kind = block["type"]
         if kind in DROPPED:
             continue
@@ -152,7 +154,7 @@ def block_rows(blocks: list[Any], role: str, key: str, names: dict[str, str], pl
         texts = []
         if kind.endswith("tool_use"):
             if role != "assistant":
-                raise ShapeError(f"{where}type", "a tool call that is not an assistant's")
+                raise DefectiveError(f"{where}type", "a tool call that is not an assistant's")
             call_id = field(block, "id", str, where) or f"call:{key}:{number}"
             names[call_id] = field(block, "name", str, where) or ""
             arguments = json.dumps(block.get("input"), ensure_ascii=False)

@@ -25,9 +25,9 @@ from dataclasses import field as attribute
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from contextkit.formats.chatgpt import Draft, ShapeError, field, grow, leaf_below, moment
 from contextkit.formats.claude import message_rows
-from contextkit.formats.conversation import Conversation, Defect, Row
+from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
+from contextkit.formats.drafts import Draft, field, grow, leaf_below, moment
 
 if TYPE_CHECKING:
     from contextkit.formats.files import Source
@@ -138,7 +138,7 @@ def stem(file: "Source") -> str:
 def note_title(value: object, titles: dict[str, str]) -> None:
     """Keep a title by the session or the line that it is given to."""
     if not isinstance(value, dict):
-        raise ShapeError("", f"object expected, {type(value).__name__} found")
+        raise DefectiveError("", f"object expected, {type(value).__name__} found")
     kind = value.get("type")
     if isinstance(kind, str) and kind in NAMES and isinstance(value.get(NAMES[kind]), str):
         titles[f"{kind}:{value.get('leafUuid' if kind == 'summary' else 'sessionId')}"] = value[NAMES[kind]]
@@ -158,7 +158,7 @@ def conversations(file: "Source", owners: Owners, titles: dict[str, str]) -> Ite
             if value.get("isSidechain") is True and (side := side_of(value, sides)):
                 chain = chains.setdefault(side, Chain(f"agent {side}" if value.get("agentId") else "side chain"))
             add_line(chain, value, owners)
-        except ShapeError as error:
+        except DefectiveError as error:
             chain.defect = chain.defect or Defect(line, error.place, error.reason)
     session = stem(file) if stem(file) in sessions or not sessions else next(reversed(sessions))
     for side, chain in chains.items():
@@ -180,7 +180,7 @@ def add_line(chain: Chain, value: dict[str, Any], owners: Owners) -> None:
     """Add a line to its chain, unless it is there or in another conversation already."""
     kind, key = field(value, "type", str), field(value, "uuid", str)
     if key is None and kind in KINDS:
-        raise ShapeError("uuid", "a message without an id")
+        raise DefectiveError("uuid", "a message without an id")
     if key is None or key in chain.drafts or key in owners:
         return
     origin = field(field(value, "forkedFrom", dict) or {}, "messageUuid", str, "forkedFrom.")
@@ -228,7 +228,7 @@ def finished(chain: Chain, session: str, side: str, owners: Owners, titles: dict
     name = f"{session}/{side}" if side else session
     try:
         nodes, spots, links = grow(chain.drafts.values(), owners)
-    except ShapeError as error:
+    except DefectiveError as error:
         return Defect(None, "parentUuid", f"line {error.place}: {error.reason}")
     for key, spot in spots.items():
         if spot is not None:

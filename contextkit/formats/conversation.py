@@ -50,3 +50,12 @@ class Defect:
     line: int | None
     place: str
     reason: str
+
+
+class DefectiveError(Exception):
+    """A conversation that cannot be read: the place in it, and what is wrong there, without the content."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        """Keep both."""
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason

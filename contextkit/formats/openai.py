@@ -12,9 +12,9 @@ log probabilities, and of parts that are no text all but their type and address.
 from collections.abc import Iterator
 from typing import Any
 
-from contextkit.formats.conversation import Conversation, Defect, Row
+from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
 from contextkit.formats.files import Source
-from contextkit.formats.turns import Branches, DefectiveError, as_json, read_each, text_of
+from contextkit.formats.turns import Branches, as_json, read_each, text_of
 
 ROLES = {
     "user": "user",

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from contextkit.formats.conversation import Conversation, Defect, Row
+from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
 from contextkit.formats.files import Source
-from contextkit.formats.turns import Branches, DefectiveError, as_json, read_each, text_of
+from contextkit.formats.turns import Branches, as_json, read_each, text_of
 
 ROLES = {
     "human": "user",

@@ -6,17 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from contextkit.formats.conversation import Conversation, Defect, Node, Row
+from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Node, Row
 from contextkit.formats.files import Source
-
-
-class DefectiveError(Exception):
-    """A conversation that cannot be read: the place in it, and what is wrong there."""
-
-    def __init__(self, place: str, reason: str) -> None:
-        """Keep both."""
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
 
 
 def read_each(source: Source, made: Callable[[Any, dict[str, int]], Conversation]) -> Iterator[Conversation | Defect]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from contextkit.formats.conversation import Conversation, Node, Row
+from contextkit.formats.conversation import Conversation, DefectiveError, Node, Row
 from contextkit.formats.files import is_storable
 from contextkit.models import ROLES
 
@@ -33,13 +33,13 @@ class Tree:
     units: list[Unit]
 
 
-class DefectiveTreeError(Exception):
-    """Carries place, reason, and the text at fault."""
+class DefectiveTreeError(DefectiveError):
+    """Carries the text at fault, too."""
 
     def __init__(self, place: str, reason: str, text: str = "") -> None:
         """Keep them."""
         super().__init__(place, reason)
-        self.place, self.reason, self.text = place, reason, text
+        self.text = text
 
 
 def message_id(format: str, conversation: str, node: str, row: int = 0) -> str:
