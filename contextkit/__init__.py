@@ -1,6 +1,7 @@
 """LLM conversations in PostgreSQL, as pandas DataFrames: forks resolved, time travel, vector neighbors."""
 
 from contextkit.connection import connect
+from contextkit.derived import tool_calls_df, window_df
 from contextkit.embed import Embedder, embed_missing
 from contextkit.embedders import hashing_embedder, openai_embedder, sentence_embedder
 from contextkit.errors import (
@@ -15,7 +16,7 @@ from contextkit.errors import (
     ReadOnlyError,
     SchemaError,
 )
-from contextkit.formats import import_file
+from contextkit.formats import export_file, import_file
 from contextkit.frames import (
     contexts_df,
     embedding_matrix,
@@ -29,6 +30,7 @@ from contextkit.info import info
 from contextkit.migrate import generate, push, schema_status, upgrade
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.neighbors import neighbors_df
+from contextkit.preferences import preferences_df
 from contextkit.queries import (
     select_contexts,
     select_forks,
@@ -37,7 +39,7 @@ from contextkit.queries import (
     select_neighbors,
 )
 from contextkit.sample import load_sample
-from contextkit.steps import with_turn
+from contextkit.steps import to_openai, with_turn
 from contextkit.store import (
     add_context,
     append_messages,
@@ -71,6 +73,7 @@ __all__ = [
     "delete_messages",
     "embed_missing",
     "embedding_matrix",
+    "export_file",
     "fork_context",
     "forks_df",
     "generate",
@@ -83,6 +86,7 @@ __all__ = [
     "messages_df",
     "neighbors_df",
     "openai_embedder",
+    "preferences_df",
     "push",
     "read_df",
     "restore_context",
@@ -94,6 +98,9 @@ __all__ = [
     "select_messages",
     "select_neighbors",
     "sentence_embedder",
+    "to_openai",
+    "tool_calls_df",
     "upgrade",
+    "window_df",
     "with_turn",
 ]

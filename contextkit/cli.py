@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 import contextkit.migrate as migrations
 from contextkit.connection import connect
 from contextkit.errors import ContextkitError
-from contextkit.formats import import_file
+from contextkit.formats import export_file, import_file
 from contextkit.info import info as describe
 
 
@@ -64,6 +64,18 @@ def import_(
         for path in paths:
             states = import_file(engine, path, format=format)["state"].value_counts()
             typer.echo(f"{path}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "nothing"))
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="The file to write, such as histories.jsonl or histories.parquet.")],
+    format: Annotated[
+        str | None, typer.Option(help="openai, sharegpt, oasst or parquet; by default from PATH.")
+    ] = None,
+) -> None:
+    """Write the histories of all contexts to a file, for training or another tool."""
+    with _opened() as engine:
+        typer.echo(f"{path}: {export_file(engine, path, format=format)} contexts")
 
 
 @db.command()

@@ -192,14 +192,7 @@ def history_df(
         ValueError: `at_version` is negative, `as_of` has no time zone, or an id is no UUID.
     """
     ids = canonical_ids(contexts)
-    parameters = history_parameters(ids, at_version, as_of)
-    columns = fetch(
-        engine,
-        history_template(as_of is not None, embeddings, include_deleted),
-        parameters,
-        bulk=embeddings or len(ids) >= BULK_HISTORIES,
-    )
-    frame = to_frame(columns)
+    frame = stored_histories(engine, ids, at_version, as_of, embeddings=embeddings, include_deleted=include_deleted)
     present = set(frame["context_id"].unique())
     if absent := [id_ for id_ in ids if id_ not in present]:
         _check_lineages(engine, absent, as_of, include_deleted=include_deleted)
@@ -212,6 +205,21 @@ def history_df(
         embeddings=embeddings,
         include_deleted=include_deleted,
     )
+
+
+def stored_histories(
+    engine: Engine,
+    contexts: list[str],
+    at_version: int | None = None,
+    as_of: datetime | None = None,
+    *,
+    embeddings: bool = False,
+    include_deleted: bool = False,
+) -> pd.DataFrame:
+    """Histories as of `history_df`; contexts that are not there, deleted or in a cycle just give no rows."""
+    parameters = history_parameters(contexts, at_version, as_of)
+    template = history_template(as_of is not None, embeddings, include_deleted)
+    return to_frame(fetch(engine, template, parameters, bulk=embeddings or len(contexts) >= BULK_HISTORIES))
 
 
 def _check_lineages(engine: Engine, contexts: list[str], as_of: datetime | None, *, include_deleted: bool) -> None:

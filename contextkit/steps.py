@@ -1,6 +1,11 @@
 """Steps from frame to frame, for `DataFrame.pipe`."""
 
+from typing import Any
+
 import pandas as pd
+
+from contextkit.formats import openai
+from contextkit.formats.histories import messages_of
 
 
 def with_turn(history: pd.DataFrame) -> pd.DataFrame:
@@ -20,3 +25,24 @@ def with_turn(history: pd.DataFrame) -> pd.DataFrame:
     """
     asks = (history["role"] == "user").astype("int64")
     return history.assign(turn=asks.groupby(history["context_id"]).cumsum())
+
+
+def to_openai(history: pd.DataFrame) -> list[dict[str, Any]]:
+    """The messages of one history as dicts, as the API of OpenAI and of what is compatible takes them.
+
+    An assistant's calls join its text right before them as `tool_calls`. Tool definitions that an import kept (system
+    messages with the tool name `tools`) are a parameter of their own in the API and are left out.
+
+    Args:
+        history: of one context, from `history_df` or `window_df`; at least role and content.
+
+    Raises:
+        ValueError: the frame has several contexts.
+
+    >>> to_openai(pd.DataFrame({"role": ["user", "assistant"], "content": ["Hi", "Hello"]}))
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
+    """
+    if "context_id" in history and history["context_id"].nunique() > 1:
+        raise ValueError("the frame has several contexts; choose one, or go through groupby('context_id')")
+    _, messages = openai.split_definitions(messages_of(history))
+    return openai.written(messages)

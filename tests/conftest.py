@@ -74,6 +74,25 @@ def _fresh(server_url: str, template: str) -> Iterator[str]:
         connection.execute(f"drop database {name} with (force)")
 
 
+def fresh_engine(server_url: str, migrated: str) -> Iterator[Engine]:
+    for url in _fresh(server_url, migrated):
+        engine = connect(url, write=True)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def other(server_url: str, migrated: str) -> Iterator[Engine]:
+    """A second database for writing."""
+    yield from fresh_engine(server_url, migrated)
+
+
+@pytest.fixture(scope="module")
+def shared(server_url: str, migrated: str) -> Iterator[Engine]:
+    """One database for the tests of a module that look only at contexts of their own, or find nothing written."""
+    yield from fresh_engine(server_url, migrated)
+
+
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     engine = connect(database_url, write=True)

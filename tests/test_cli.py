@@ -94,6 +94,20 @@ def test_info_prints_a_line_for_each_row() -> None:
     assert "schema       current" in done.stdout
 
 
+@pytest.mark.usefixtures("at_migrated")
+def test_import_and_export_say_what_they_did(tmp_path: Path) -> None:
+    line = '{"messages": [{"role": "user", "content": "Hi"}]}\n'
+    (tmp_path / "x.jsonl").write_text(line)
+    for state in ("new", "unchanged"):
+        assert run("import", str(tmp_path / "x.jsonl")).stdout == f"{tmp_path / 'x.jsonl'}: 1 {state}\n"
+    assert run("export", str(tmp_path / "y.jsonl")).stdout == f"{tmp_path / 'y.jsonl'}: 1 contexts\n"
+    assert (tmp_path / "y.jsonl").read_text() == line
+    refused = run("export", str(tmp_path / "y.csv"))
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert "name one" in refused.stderr
+    assert run("export", str(tmp_path / "z"), "--format", "parquet").exit_code == 0
+
+
 def test_an_error_is_one_line_without_traceback_or_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://postgres:sEcr3t@127.0.0.1:1/none")
     done = run("info")

@@ -24,7 +24,6 @@ from contextkit import (
     ReadOnlyError,
     add_context,
     append_messages,
-    connect,
     contexts_df,
     delete_messages,
     forks_df,
@@ -34,19 +33,10 @@ from contextkit import (
 from contextkit.formats import FORMATS, import_file, importing
 from contextkit.formats.conversation import Conversation, Defect, Node, Row
 from contextkit.formats.units import NAMESPACE, message_id
-from tests.conftest import _fresh
 from tests.fixtures_exports import write_chatgpt, write_claude, write_claude_code
 from tests.test_store import EXAMPLES, nothing_written, tables, wrong_counters
 
 OASST = Path(__file__).parents[2] / "shared" / "data" / "oasst_en_100_trees.jsonl"
-
-
-@pytest.fixture(scope="module")
-def shared(server_url: str, migrated: str) -> Iterator[Engine]:
-    for url in _fresh(server_url, migrated):
-        engine = connect(url, write=True)
-        yield engine
-        engine.dispose()
 
 
 def oasst_message(id_: str, parent: str | None = None, **fields: Any) -> dict[str, Any]:

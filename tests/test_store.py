@@ -41,7 +41,6 @@ from contextkit import (
     restore_context,
     restore_messages,
 )
-from tests.conftest import _fresh
 from tests.forest import Forest, Node, Row, forests
 
 EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "400")) // 40
@@ -90,15 +89,6 @@ def nothing_written(engine: Engine) -> Iterator[None]:
     before = tables(engine)
     yield
     assert tables(engine) == before
-
-
-@pytest.fixture(scope="module")
-def shared(server_url: str, migrated: str) -> Iterator[Engine]:
-    """One database for the tests that look only at a context of their own, or find nothing written."""
-    for url in _fresh(server_url, migrated):
-        engine = connect(url, write=True)
-        yield engine
-        engine.dispose()
 
 
 # Appending

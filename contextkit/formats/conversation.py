@@ -26,6 +26,8 @@ class Node:
     rows: tuple[Row, ...]
     created_at: datetime | None = None
     deleted_at: datetime | None = None
+    ranked_below: bool = False
+    """Whether the source prefers every sibling that stands before it."""
 
 
 @dataclass(frozen=True, slots=True)

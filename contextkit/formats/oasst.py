@@ -1,16 +1,25 @@
 """OpenAssistant trees, JSON Lines: nested replies, or the flat form with a message per line.
 
 What is not kept: languages, labels, reviews and emojis, and the ranks as numbers (the order of siblings is).
+
+Written: the flat form, a line per message, the histories of a root merged as long as they say the same. Ranks are
+written where an import knew them. What is lost: names, token counts, embeddings, and a context whose history another
+one goes on from. What it cannot hold is refused: system and tool messages, and calls.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, Node, Row
 from contextkit.formats.files import Source
+from contextkit.formats.histories import History, Place, Told, Tree
+from contextkit.formats.units import context_id, id_of
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
+SPEAKERS = {"user": "prompter", "assistant": "assistant"}
 DELETED = datetime(1970, 1, 1, tzinfo=UTC)
 """Deleted from the beginning: the format does not say when. An import moves it to when the message was written."""
 
@@ -111,7 +120,13 @@ def _flat(messages: dict[str, Placed]) -> Iterator[Conversation | Defect]:
 
 
 def _conversation(key: str, found: list[Placed], parents: dict[str, str | None]) -> Conversation:
-    nodes = [_node(line, message, parents[message["message_id"]]) for line, message in found]
+    nodes, ranks = [], dict[str | None, float | None]()
+    for line, message in found:
+        parent, rank = parents[message["message_id"]], message.get("rank")
+        before = ranks.get(parent)
+        ranked_below = rank is not None and before is not None and rank > before
+        nodes.append(_node(line, message, parent, ranked_below=ranked_below))
+        ranks[parent] = rank
     return Conversation(key, None, nodes, _first_leaf(nodes))
 
 
@@ -125,7 +140,7 @@ def _first_leaf(nodes: list[Node]) -> str | None:
     return leaf
 
 
-def _node(line: int, message: dict[str, Any], parent: str | None) -> Node:
+def _node(line: int, message: dict[str, Any], parent: str | None, *, ranked_below: bool) -> Node:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise _DefectiveError(line, "role", f"the role {role!r:.40} is none of {', '.join(ROLES)}")
@@ -139,7 +154,7 @@ def _node(line: int, message: dict[str, Any], parent: str | None) -> Node:
     created_at = _time(line, message.get("created_date"))
     deleted_at = (created_at or DELETED) if message.get("deleted") else None
     row = Row(ROLES[role], text, model=model)
-    return Node(message["message_id"], parent, (row,), created_at, deleted_at)
+    return Node(message["message_id"], parent, (row,), created_at, deleted_at, ranked_below)
 
 
 def _message(line: int, value: object) -> dict[str, Any]:
@@ -172,3 +187,63 @@ def _time(line: int, value: object) -> datetime | None:
     except (TypeError, ValueError):
         raise _DefectiveError(line, "created_date", "it is no time in ISO form") from None
     return time if time.utcoffset() is not None else time.replace(tzinfo=UTC)
+
+
+def write(histories: Iterable[History]) -> Iterator[dict[str, Any]]:
+    """A line for each message, those of one root one after the other.
+
+    Raises:
+        ValueError: a message is no user's or assistant's, or a tool call.
+    """
+    for _, family in groupby(histories, attrgetter("root_id")):
+        tree, ids = Tree(), list[str]()
+        ranks: list[int | None] = []
+        used: set[str] = set()
+        for history in family:
+            for place in tree.add(history.messages):
+                parent = None if place.parent is None else ids[place.parent.number]
+                ids.append(_new_id(place.told.message_id, parent, used))
+                ranks.append(_rank_of(place, tree, ranks))
+                yield _line(place.told, ids[-1], parent, ids[0], ranks[-1])
+
+
+def _new_id(message_id: str, parent: str | None, used: set[str]) -> str:
+    # A message may follow different ones, where a fork by copy has edited those before it.
+    id_ = message_id if message_id not in used else id_of(f"{parent}/{message_id}")
+    used.add(id_)
+    return id_
+
+
+def is_ranked_below(told: Told) -> bool:
+    """Whether an import knew that its source prefers the siblings before this message."""
+    return told.source_context_id == context_id(told.message_id, ranked_below=True)
+
+
+def _rank_of(place: Place, tree: Tree, ranks: list[int | None]) -> int | None:
+    """Give the place among the siblings, as long as an import knew that."""
+    siblings = reversed((place.parent.after if place.parent else tree.first).values())
+    next(siblings)  # itself
+    if (before := next(siblings, None)) is None:
+        return 0
+    rank = ranks[before.number]
+    return rank + 1 if rank is not None and is_ranked_below(place.told) else None
+
+
+def _line(told: Told, id_: str, parent: str | None, tree: str, rank: int | None) -> dict[str, Any]:
+    if told.role not in SPEAKERS or told.is_call or told.tool_call_id is not None:
+        what = "a tool call" if told.is_call else f"a {told.role} message"
+        raise ValueError(
+            f"context {told.context_id} has {what}, and oasst holds only texts of users and assistants; "
+            "leave such contexts out by a condition, or take another format"
+        )
+    return {
+        "message_id": id_,
+        "parent_id": parent,
+        "message_tree_id": tree,
+        "created_date": told.created_at.isoformat(),
+        "text": told.content,
+        "role": SPEAKERS[told.role],
+        "rank": rank,
+        "deleted": False,
+        "model_name": told.model,
+    }

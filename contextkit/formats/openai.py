@@ -7,13 +7,19 @@ known by their content and all that stands before them: an edited one is a sibli
 
 Tool definitions become a system message with the tool name `tools`. What is not kept: weights, names of users,
 log probabilities, and of parts that are no text all but their type and address.
+
+Written: a line per history. An assistant's calls join the text or the calls right before them; tool definitions become
+`tools` of the line. What is lost: which contexts are forks of which, names, ids, times, token counts and models; and
+the embeddings.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
 from contextkit.formats.files import Source
+from contextkit.formats.histories import History, Told
 from contextkit.formats.turns import Branches, as_json, read_each, text_of
 
 ROLES = {
@@ -25,6 +31,7 @@ ROLES = {
     "function": "tool",
 }
 OUTPUTS = ("preferred_output", "non_preferred_output")
+DEFINITIONS = ("tools", "functions")
 
 
 def matches(value: object) -> bool:
@@ -50,7 +57,7 @@ def _conversation(value: Any, seen: dict[str, int]) -> Conversation:
     place = "messages" if given is value else "input.messages"
     model = text_of(value.get("model"), "model")
     branches = Branches()
-    for name in ("tools", "functions"):
+    for name in DEFINITIONS:
         if given.get(name):
             branches.add([Row("system", as_json(given[name]), tool_name=name)])
     _add(branches, given.get("messages"), place, model)
@@ -58,16 +65,16 @@ def _conversation(value: Any, seen: dict[str, int]) -> Conversation:
     end = branches.end
     for name in outputs:
         branches.end = end
-        _add(branches, value[name], name, model)
+        _add(branches, value[name], name, model, ranked_below=name != outputs[0])
         branches.close()
     return branches.conversation(value.get("id"), seen)
 
 
-def _add(branches: Branches, messages: Any, place: str, model: str | None) -> None:
+def _add(branches: Branches, messages: Any, place: str, model: str | None, *, ranked_below: bool = False) -> None:
     if not isinstance(messages, list):
         raise DefectiveError(place, "it is no list of messages")
     for number, message in enumerate(messages):
-        branches.add(_rows(message, f"{place}[{number}]", model))
+        branches.add(_rows(message, f"{place}[{number}]", model), ranked_below=ranked_below and not number)
 
 
 def _rows(message: Any, place: str, model: str | None) -> list[Row]:
@@ -129,3 +136,67 @@ def _part(part: Any, place: str) -> str:
     address = inner.get("url") if isinstance(inner, dict) else None
     shown = isinstance(address, str) and not address.startswith("data:")
     return f"[{kind}: {address}]" if shown else f"[{kind}]"
+
+
+def write(histories: Iterable[History]) -> Iterator[dict[str, Any]]:
+    """A line for each history."""
+    for history in histories:
+        definitions, messages = split_definitions(history.messages)
+        yield {"messages": written(messages)} | definitions
+
+
+def split_definitions(messages: Iterable[Told]) -> tuple[dict[str, Any], list[Told]]:
+    """Tool definitions by what they are called in a request, and the messages that are left."""
+    definitions: dict[str, Any] = {}
+    left = []
+    for told in messages:
+        parsed = None
+        if told.role == "system" and told.tool_name in DEFINITIONS and told.tool_name not in definitions:
+            parsed = _list_in(told.content)
+        if parsed is None:
+            left.append(told)
+        else:
+            definitions[str(told.tool_name)] = parsed
+    return definitions, left
+
+
+def _list_in(text: str) -> list[Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def written(messages: Iterable[Told]) -> list[dict[str, Any]]:
+    """The messages as the API has them."""
+    made: list[dict[str, Any]] = []
+    for told in messages:
+        if not told.is_call:
+            made.append(_message(told))
+        elif told.tool_call_id is None:  # the form before tool_calls
+            made.append({"role": "assistant", "content": None, "function_call": _function(told)})
+        else:
+            if not made or not _takes_calls(made[-1]):
+                made.append({"role": "assistant", "content": None})
+            call = {"id": told.tool_call_id, "type": "function", "function": _function(told)}
+            made[-1].setdefault("tool_calls", []).append(call)
+    return made
+
+
+def _takes_calls(message: dict[str, Any]) -> bool:
+    """Whether a call may join; a message without any text would not come back beside a call."""
+    return message["role"] == "assistant" and bool("tool_calls" in message or message["content"])
+
+
+def _function(told: Told) -> dict[str, str | None]:
+    return {"name": told.tool_name, "arguments": told.content}
+
+
+def _message(told: Told) -> dict[str, Any]:
+    if told.role != "tool":
+        return {"role": told.role, "content": told.content}
+    name = {} if told.tool_name is None else {"name": told.tool_name}
+    if told.tool_call_id is None:  # the form before tool_calls
+        return {"role": "function", **name, "content": told.content}
+    return {"role": "tool", "tool_call_id": told.tool_call_id, **name, "content": told.content}

@@ -9,7 +9,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, bindparam, func, insert, update
 
 from contextkit.arrow import columns_of
-from contextkit.formats.units import Tree, Unit, id_of
+from contextkit.formats.units import Tree, Unit, context_id
 from contextkit.models import Context, Message
 from contextkit.queries import lock_contexts, select_contexts, select_places, select_tips
 
@@ -100,20 +100,23 @@ class Plan:
 
         A new row goes on in its parent's context if the parent is the last own message there, else it forks.
         """
-        known = any(unit.id in self.at for unit in tree.units)
+        start = tree.conversation.created_at
+        # Later ones stand after those of an earlier import, whose times are near the conversation's.
+        if start is None or any(unit.id in self.at for unit in tree.units):
+            start = self.run.now
         root = self._root(tree)
+        overtaken = self._overtaken(tree)
         for unit in tree.units:
             if unit.id in self.at:
                 self._report(self.places[self.at[unit.id][0]])
                 continue
+            parent, version = self.at[unit.parent] if unit.parent else (root, 0 if root else None)
+            place = self.places[parent] if parent else None
+            if place is None or place.tip != version:
+                id_ = context_id(unit.id, ranked_below=unit.ranked_below and unit.id not in overtaken)
+                place = self._new(id_, tree.conversation.name, parent, version, start)
             if unit.parent is None:
-                place = self._new(tree, unit, root, 0, stored=known) if root else self._new(tree, unit, None, None)
                 root = root or place.id
-            else:
-                context, version = self.at[unit.parent]
-                place = self.places[context]
-                if place.tip != version:
-                    place = self._new(tree, unit, context, version, stored=known)
             self._append(place, unit)
             self._report(place)
 
@@ -121,13 +124,21 @@ class Plan:
         stored = [self.at[unit.id][0] for unit in tree.units if unit.parent is None and unit.id in self.at]
         return next((id_ for id_ in stored if self.places[id_].parent_id is None), stored[0] if stored else None)
 
-    def _new(self, tree: Tree, unit: Unit, parent: str | None, version: int | None, *, stored: bool = False) -> Place:
-        # Later ones stand after those of an earlier import, whose times are near the conversation's.
-        start = tree.conversation.created_at if not stored else None
-        created_at = (start or self.run.now) + timedelta(microseconds=self.run.made)
+    def _overtaken(self, tree: Tree) -> set[str]:
+        """Ids of new rows that the source has before a stored sibling, though their context will come after it."""
+        parents: set[str | None] = set()
+        overtaken = set()
+        for unit in reversed(tree.units):
+            if unit.id in self.at:
+                parents.add(unit.parent)
+            elif unit.parent in parents:
+                overtaken.add(unit.id)
+        return overtaken
+
+    def _new(self, id_: str, name: str | None, parent: str | None, version: int | None, start: datetime) -> Place:
+        created_at = start + timedelta(microseconds=self.run.made)
         self.run.made += 1
-        id_ = id_of(f"context/{unit.id}")
-        place = Place(id_, tree.conversation.name, parent, version, version or 0, None, created_at)
+        place = Place(id_, name, parent, version, version or 0, None, created_at)
         self.places[id_] = place
         return place
 

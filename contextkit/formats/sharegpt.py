@@ -3,15 +3,21 @@
 Ids are given as for `openai` where the file has none. Calls and results carry no ids in this format: the n-th call of a
 conversation is named `call_n`, and results answer the calls before them in order. Tool definitions become a system
 message with the tool name `tools`. What is not kept: everything else beside the conversation.
+
+Written: JSON Lines, a line per history. What is lost, beside what `openai` loses: ids of calls, so that results answer
+the calls before them in order; and where the tool definitions stood.
 """
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
 from contextkit.formats.files import Source
+from contextkit.formats.histories import History, Told
 from contextkit.formats.turns import Branches, as_json, read_each, text_of
 
 ROLES = {
@@ -28,6 +34,7 @@ ROLES = {
     "function_response": "tool",
     "tool_response": "tool",
 }
+SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
 CALLS = ("function_call", "tool_call")
 
 
@@ -59,7 +66,8 @@ def _conversation(value: Any, seen: dict[str, int]) -> Conversation:
         branches.end, calls = end, before.copy()
         answers = value[name] if isinstance(value[name], list) else [value[name]]
         for number, turn in enumerate(answers):
-            branches.add(_rows(turn, f"{name}[{number}]", calls))
+            ranked_below = branches.active is not None and not number
+            branches.add(_rows(turn, f"{name}[{number}]", calls), ranked_below=ranked_below)
         branches.close()
     return branches.conversation(value.get("id"), seen)
 
@@ -114,3 +122,45 @@ def _call_rows(text: str, calls: _Calls) -> list[Row]:
         content = arguments if isinstance(arguments, str) else as_json(arguments)
         rows.append(Row("assistant", content, calls.call(call["name"]), call["name"]))
     return rows
+
+
+def write(histories: Iterable[History]) -> Iterator[dict[str, Any]]:
+    """A record for each history."""
+    for history in histories:
+        record: dict[str, Any] = {}
+        messages = list(history.messages)
+        if (tools := next((told for told in messages if _defines_tools(told)), None)) is not None:
+            messages.remove(tools)
+        if messages and messages[0].role == "system" and messages[0].tool_name is None and messages[0].content:
+            record["system"] = messages.pop(0).content
+        if tools is not None:
+            record["tools"] = tools.content
+        yield record | {"conversations": list(_turns(messages))}
+
+
+def _defines_tools(told: Told) -> bool:
+    return told.role == "system" and told.tool_name == "tools" and told.content != ""
+
+
+def _turns(messages: list[Told]) -> Iterator[dict[str, str]]:
+    """Give a turn for each message, and one for calls in a row."""
+    for calls, group in groupby(messages, attrgetter("is_call")):
+        if calls:
+            made = [{"name": call.tool_name, "arguments": _arguments(call.content)} for call in group]
+            yield {"from": "function_call", "value": as_json(made[0] if len(made) == 1 else made)}
+        else:
+            yield from ({"from": _speaker(told), "value": told.content} for told in group)
+
+
+def _speaker(told: Told) -> str:
+    is_unnamed_call = told.role == "assistant" and told.tool_call_id is not None
+    return "function_call" if is_unnamed_call else SPEAKERS[told.role]
+
+
+def _arguments(content: str) -> Any:
+    """Give the arguments as JSON where they come back from it letter by letter, else as text."""
+    try:
+        value = json.loads(content)
+        return content if isinstance(value, str) or as_json(value) != content else value
+    except (ValueError, RecursionError):
+        return content

@@ -30,7 +30,7 @@ class Branches:
     """End of the first branch that was closed."""
     _keys: set[str] = field(default_factory=set)
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: list[Row], *, ranked_below: bool = False) -> None:
         """Add a message after the end, which moves to it."""
         told = [[row.role, row.content, row.tool_call_id, row.tool_name] for row in rows]
         base = _digest([self.end, told])
@@ -39,7 +39,7 @@ class Branches:
             number += 1
             key = f"{base}-{number}"
         self._keys.add(key)
-        self.nodes.append(Node(key, self.end, tuple(rows)))
+        self.nodes.append(Node(key, self.end, tuple(rows), ranked_below=ranked_below))
         self.end = key
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ class Unit:
     row: Row
     created_at: datetime | None
     deleted_at: datetime | None
+    ranked_below: bool
 
 
 @dataclass(slots=True)
@@ -50,6 +51,14 @@ def message_id(format: str, conversation: str, node: str, row: int = 0) -> str:
     """
     name = f"{format}/{_escaped(conversation)}/{_escaped(node)}"
     return id_of(f"{name}/{row}" if row else name)
+
+
+def context_id(first: str, *, ranked_below: bool = False) -> str:
+    """Id of the context that a message begins; another one where the source prefers the siblings before it.
+
+    No column holds that, and the id is free to say it: who has both ids can tell.
+    """
+    return id_of(f"context/{first}/ranked below" if ranked_below else f"context/{first}")
 
 
 def id_of(name: str) -> str:
@@ -84,7 +93,7 @@ def tree_of(format: str, conversation: Conversation, links: dict[str, str]) -> T
         for number, row in enumerate(node.rows):
             _check(node, row)
             id_ = message_id(format, conversation.key, node.key, number)
-            units.append(Unit(id_, parent, row, node.created_at, node.deleted_at))
+            units.append(Unit(id_, parent, row, node.created_at, node.deleted_at, node.ranked_below and not number))
             parent = id_
         ends[node.key] = parent
     active = _active_path(conversation)

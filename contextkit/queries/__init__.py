@@ -4,6 +4,7 @@ from contextkit.queries.columns import Condition as Condition
 from contextkit.queries.embed import lock_free_contexts as lock_free_contexts
 from contextkit.queries.embed import lock_messages as lock_messages
 from contextkit.queries.embed import select_missing as select_missing
+from contextkit.queries.forks import select_families as select_families
 from contextkit.queries.forks import select_forks as select_forks
 from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template

@@ -46,6 +46,24 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any
     )
 
 
+def select_families(*where: Condition) -> Select[Any]:
+    """context_id, root_id and latest_version of contexts, those of a root together; by the creation of both.
+
+    In a cycle root_id is null.
+    """
+    numbered = select(Context.id, func.row_number().over().label("place"))
+    asked = filter_contexts(numbered, where, include_deleted=False).cte("asked")
+    place = _places(lineage_of(asked))
+    root = aliased(Context, name="root")
+    return (
+        select(Context.id.label("context_id"), place.c.root_id, Context.latest_version)
+        .join(asked, asked.c.id == Context.id)
+        .outerjoin(place, place.c.context_id == Context.id)
+        .outerjoin(root, root.id == place.c.root_id)
+        .order_by(root.created_at, root.id, Context.created_at, Context.id)
+    )
+
+
 def _listed(where: tuple[Condition, ...], *, include_deleted: bool) -> CTE:
     child = aliased(Context, name="child")
     is_forked = exists(

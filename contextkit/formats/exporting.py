@@ -1,0 +1,147 @@
+"""`export_file`: histories, a batch of contexts at a time, into a file that has its name only when it is whole."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+from sqlalchemy import Engine
+
+from contextkit.formats import oasst, openai, sharegpt
+from contextkit.formats.histories import History, families_df, histories_of, history_frames
+from contextkit.queries import Condition
+
+Writer = Callable[[Iterable[History]], Iterator[dict[str, Any]]]
+
+WRITERS: dict[str, Writer] = {"oasst": oasst.write, "openai": openai.write, "sharegpt": sharegpt.write}
+PARQUET = "parquet"
+ENDINGS = {".parquet": PARQUET, ".jsonl": "openai", ".ndjson": "openai"}
+
+QUIET_SECONDS = 2.0
+
+
+def export_file(
+    engine: Engine, path: str | Path, *where: Condition, format: str | None = None, progress: bool = True
+) -> int:
+    """Number of contexts whose histories a file now holds, inherited messages included, without the deleted ones.
+
+    Memory holds a batch of histories at a time. The file is written beside its place and moved there when it is
+    whole: one that stood there stays until then, and however an export ends, no half file has the name.
+
+    - `openai`: JSON Lines for fine-tuning, `messages` with tool calls, and `tools`, per history. Lost: forks, names,
+      ids of messages, times, token counts, models.
+    - `sharegpt`: JSON Lines, `conversations` of `from` and `value`, `system` and `tools`, per history. Lost: the same
+      and ids of tool calls, so that results answer the calls before them in order.
+    - `oasst`: JSON Lines, a line per message, which names its parent; contexts of one root are one tree. Lost: names,
+      token counts, and a context whose history another one goes on from. Tools and system messages are refused.
+    - `parquet`: the rows of `history_df` with embeddings; nothing is lost but the contexts' own columns.
+
+    All but parquet are what `import_file` reads. Contexts without messages are left out.
+
+    Args:
+        engine: from `connect`.
+        path: the file; JSON Lines are compressed where it ends in .gz.
+        where: conditions on Context and Message, as for `contexts_df`.
+        format: openai, sharegpt, oasst or parquet; by default parquet or openai as the path ends in .parquet or .jsonl.
+        progress: show a bar when it takes long.
+
+    Raises:
+        ValueError: the format is unknown, or does not hold a message.
+        LineageError: the parents of a context form a cycle.
+        FileNotFoundError: the folder does not exist.
+    """
+    path = Path(path).expanduser()
+    format = _format(path, format)
+    families = families_df(engine, *where)
+    tqdm = import_module("tqdm.auto").tqdm
+    with (
+        _whole(path) as part,
+        tqdm(total=len(families), unit=" contexts", delay=QUIET_SECONDS, disable=not progress, leave=False) as bar,
+    ):
+        frames = _shown(history_frames(engine, families, embeddings=format == PARQUET), bar)
+        if format == PARQUET:
+            return _write_parquet(part, frames)
+        return _write_lines(part, _compressed(path), WRITERS[format], histories_of(frames, families))
+
+
+def _format(path: Path, format: str | None) -> str:
+    known = [*WRITERS, PARQUET]
+    if format is None:
+        ending = path.name.lower().removesuffix(".gz")
+        format = next((name for end, name in ENDINGS.items() if ending.endswith(end)), None)
+        if format is None:
+            raise ValueError(f"{path.name} does not tell a format; name one: {', '.join(known)}")
+    if format not in known:
+        raise ValueError(f"no format is called {format!r:.40}; formats to write are {', '.join(known)}")
+    if format == PARQUET and _compressed(path):
+        raise ValueError(f"{path.name}: parquet is compressed by itself; take a name that ends in .parquet")
+    return format
+
+
+def _compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a file to write beside the path; it takes the path's name when all went well, else it is removed."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path.name} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent.name} does not exist; make it first")
+    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _shown(frames: Iterable[pd.DataFrame], bar: Any) -> Iterator[pd.DataFrame]:
+    for frame in frames:
+        yield frame
+        bar.update(frame["context_id"].nunique())
+
+
+def _write_parquet(part: Path, frames: Iterable[pd.DataFrame]) -> int:
+    writer, written = None, 0
+    try:
+        for frame in frames:
+            table = _readable(pa.Table.from_pandas(frame, preserve_index=False))
+            writer = writer or parquet.ParquetWriter(part, table.schema)
+            writer.write_table(table)
+            written += frame["context_id"].nunique()
+    finally:
+        if writer is not None:
+            writer.close()
+    return written
+
+
+def _readable(table: pa.Table) -> pa.Table:
+    """Without the embedding in what pandas notes about dtypes: it writes the name of one that it cannot read."""
+    noted = json.loads(table.schema.metadata[b"pandas"])
+    noted["columns"] = [column for column in noted["columns"] if column["name"] != "embedding"]
+    return table.replace_schema_metadata({"pandas": json.dumps(noted)})
+
+
+def _write_lines(part: Path, compressed: bool, write: Writer, histories: Iterable[History]) -> int:
+    written = 0
+
+    def counted() -> Iterator[History]:
+        nonlocal written
+        for history in histories:
+            yield history
+            written += 1
+
+    opened = gzip.open if compressed else open
+    with opened(part, "wt", encoding="utf-8", newline="\n") as file:
+        for record in write(counted()):
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return written
