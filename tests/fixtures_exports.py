@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import random
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,52 @@ def chatgpt_conversations() -> list[Json]:
         create_time=None,
     )  # fmt: skip
     return [tea, tools, gpt_conversation("gpt-empty", [("root", None, None)])]
+
+
+def random_chatgpt(count: int, part: float = 1.0) -> list[Json]:
+    """Random trees of all kinds of nodes; a part has the first nodes of each, its order and current node its own."""
+    made = []
+    for number in range(count):
+        chance = random.Random(number)
+        nodes: list[tuple[str, str | None, Json | None]] = [("root", None, None)]
+        for place in range(chance.randint(1, 70)):
+            parent = nodes[-1 if chance.random() < 0.75 else chance.randrange(len(nodes))][0]
+            nodes.append((f"n{place}", parent, random_gpt_message(chance, f"{number}-{place}")))
+        nodes = nodes[: max(1, round(part * len(nodes)))]
+        chance = random.Random(f"{number} {part}")
+        current = chance.choice([None, nodes[-1][0], chance.choice(nodes)[0]])
+        conversation = gpt_conversation(f"gpt-{number}", nodes, current_node=current)
+        for node in conversation["mapping"].values():
+            chance.shuffle(node["children"])
+        names = chance.sample(list(conversation["mapping"]), len(nodes))
+        made.append(conversation | {"mapping": {name: conversation["mapping"][name] for name in names}})
+    return made
+
+
+def random_gpt_message(chance: random.Random, text: str) -> Json | None:
+    """A message of any kind with a text of its own, or none; times in no order, or null."""
+    image = {"content_type": "image_asset_pointer", "asset_pointer": "file-service://x"}
+    kinds: list[tuple[str, Any, Json]] = [
+        *[("user", text, {}), ("assistant", text, {"metadata": {"model_slug": f"m-{chance.randint(1, 3)}"}})] * 5,
+        ("user", {"content_type": "multimodal_text", "parts": [image, text, ""]}, {}),
+        ("user", {"content_type": "user_editable_context", "user_profile": text}, {}),
+        ("assistant", {"content_type": "code", "text": text}, {"recipient": "python"}),
+        ("assistant", text, {"recipient": "browser"}),
+        ("assistant", "", {"recipient": "browser"}),
+        ("assistant", {"content_type": "thoughts", "thoughts": [{"content": text}]}, {}),
+        ("assistant", {"content_type": "reasoning_recap", "content": text}, {}),
+        ("assistant", {"content_type": "hologram"}, {}),
+        ("assistant", " ", {}),
+        ("assistant", text, {"weight": 0}),
+        ("tool", {"content_type": "execution_output", "text": chance.choice(["", text])}, {"name": "python"}),
+        ("tool", {"content_type": "tether_browsing_display", "result": text}, {"name": "browser"}),
+        ("tool", {"content_type": "tether_quote", "url": "u", "title": "t", "text": text}, {"name": "browser"}),
+        ("system", text, {"metadata": {"is_visually_hidden_from_conversation": True}}),
+        ("system", text, {}),
+    ]  # fmt: skip
+    role, content, fields = chance.choice(kinds)
+    time = chance.choice([None, EPOCH + chance.randint(0, 1000)])
+    return None if chance.random() < 0.03 else gpt_message(role, content, create_time=time, **fields)
 
 
 def write_chatgpt(path: Path, conversations: list[Json] | None = None) -> Path:
@@ -211,6 +259,119 @@ def claude_code_session() -> list[Json]:
     ]  # fmt: skip
 
 
+@dataclass
+class RandomSession:
+    """Lines of a session as they come: replies over several lines, noise between, and every defect at random."""
+
+    name: str
+    chance: random.Random
+    lines: list[Json] = field(default_factory=list)
+    ends: list[str | None] = field(default_factory=lambda: [None])
+    """Of each turn, the line that the next one hangs on."""
+    lasts: list[int] = field(default_factory=lambda: [0])
+    """Of each turn, the number of lines at its end."""
+
+    def add(self, kind: str, parent: str | None, content: Any = "", **fields: Any) -> str:
+        key = f"{self.name}-{len(self.lines)}"
+        time = f"2026-05-01T{len(self.lines) // 60:02}:{len(self.lines) % 60:02}:00.000Z"
+        content = f"{key} says" if content == "text" else content
+        given: Json = {"sessionId": self.name, "timestamp": time} | fields
+        self.lines.append(code_line(kind, key, parent, content, **given))
+        return key
+
+    def noise(self, parent: str | None) -> str | None:
+        """A line of a dropped kind that the next one hangs on, perhaps."""
+        kinds: list[tuple[str, Json]] = [
+            ("progress", {}), ("attachment", {}), ("hologram", {}), ("system", {"subtype": "turn_duration"}),
+            ("user", {"isMeta": True}),
+        ]  # fmt: skip
+        kind, fields = self.chance.choice(kinds)
+        return self.add(kind, parent, "noise", **fields) if self.chance.random() < 0.3 else parent
+
+    def turn(self, *, after: str | None = None) -> None:
+        """A question and its reply, below the last turn, an earlier one, or none."""
+        chance = self.chance
+        parent = after or (self.ends[-1] if chance.random() < 0.8 else chance.choice(self.ends))
+        parent = self.noise(parent)
+        if chance.random() < 0.08:
+            parent = self.add("system", None, subtype="compact_boundary", logicalParentUuid=parent)
+            parent = self.add("user", parent, "text", isCompactSummary=True)
+        if chance.random() < 0.05:
+            parent = f"lost-{len(self.lines)}"
+        self.ends.append(self.reply(self.noise(self.add("user", parent, "text"))))
+        self.lasts.append(len(self.lines))
+        if chance.random() < 0.2:
+            self.lines.append(chance.choice(self.lines) | {"timestamp": "2026-05-01T00:00:00.000Z"})
+        if chance.random() < 0.15:
+            side = {"isSidechain": True} | chance.choice([{}, {"agentId": f"{self.name}-agent-{len(self.lines)}"}])
+            task = self.add("user", self.ends[-1] if "agentId" in side else None, "text", **side)
+            self.add("assistant", task, [{"type": "text", "text": f"{task} done"}], **side)
+        if chance.random() < 0.2:
+            self.lines.append({"type": "queue-operation", "sessionId": self.name})
+
+    def reply(self, parent: str | None) -> str | None:
+        """The lines of a reply, then the results of its calls in any order, each below its call or the last line."""
+        chance, reply = self.chance, f"reply-{self.name}-{len(self.lines)}"
+        pending = []
+        for number in range(chance.randint(1, 5)):
+            key = f"{self.name}-{len(self.lines)}"
+            block = chance.choice([
+                {"type": "thinking", "thinking": key}, {"type": "text", "text": f"{key} tells"}, call(f"t-{key}"),
+                call(f"t-{key}", "grep"),
+            ])  # fmt: skip
+            before = {"type": "text", "text": f"{key} looks"}
+            blocks = [before, block] if chance.random() < 0.2 else [block]
+            parent = self.add("assistant", parent, blocks, reply=reply, tokens=10 * number + 1)
+            pending += [(block["id"], parent)] if block["type"] == "tool_use" else []
+        last = parent
+        results = []
+        for called, line in chance.sample(pending, len(pending)):
+            content = [result(called, chance.choice([f"{called} gave", [{"type": "text", "text": f"{called} gave"}]]))]
+            results.append(self.add("user", self.noise(chance.choice([line, last])), content))
+        return chance.choice(results) if results else last
+
+    def fork(self, name: str, *, resumed: bool) -> "RandomSession":
+        """A session that begins with the lines of this one up to a turn's end: the same, or with ids of their own."""
+        made = RandomSession(name, random.Random(name))
+        number = self.chance.randrange(1, len(self.ends))
+        end, last = self.ends[number], self.lasts[number]
+        for line in self.lines[:last]:
+            if line.get("isSidechain") is False:
+                made.lines.append(line | {"sessionId": name} if resumed else line | {
+                    "sessionId": name, "uuid": f"{name}-of-{line['uuid']}",
+                    "parentUuid": line["parentUuid"] and f"{name}-of-{line['parentUuid']}",
+                    "forkedFrom": {"sessionId": self.name, "messageUuid": line["uuid"]},
+                })  # fmt: skip
+        made.turn(after=end if resumed else f"{name}-of-{end}")
+        return made
+
+
+def random_sessions(count: int, turns: int, more: int = 0) -> dict[str, list[Json]]:
+    """Lines of sessions by name, each with a fork of it and a resumed copy; then all go on for more turns."""
+    made: list[RandomSession] = []
+    for number in range(count):
+        session = RandomSession(f"s{number}", random.Random(number))
+        for _ in range(turns):
+            session.turn()
+        forks = [session.fork(f"a-fork{number}", resumed=False), session.fork(f"z-resumed{number}", resumed=True)]
+        made += [session, *forks]
+        for fork in forks:
+            for _ in range(turns // 4):
+                fork.turn()
+    for session in made:
+        for _ in range(more):
+            session.turn()
+    return {session.name: session.lines for session in made}
+
+
+def write_sessions(folder: Path, sessions: dict[str, list[Json]]) -> Path:
+    """Write a folder of sessions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in sessions.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
 def write_claude_code(folder: Path) -> Path:
     """Write a folder of four sessions: the one above, a fork of it, a resumed copy that goes on, a malformed one."""
     first = claude_code_session()
@@ -225,9 +386,7 @@ def write_claude_code(folder: Path) -> Path:
              code_line("user", "w2", "w1", "robot", sessionId="wrong", message={"role": "robot", "content": "x"}),
              code_line("user", "w3", None, "fine", sessionId="wrong", isSidechain=True, agentId="good")]  # fmt: skip
     files = {"s1": first, "a-fork": [*fork, tail], "b-resumed": [*copied, goes_on], "wrong": wrong}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in files.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_sessions(folder, files)
     (folder / "settings.json").write_text('{"not": "a session"}', encoding="utf-8")
     return folder
 

@@ -11,7 +11,8 @@ A side chain is a conversation of its own, per agent or, without an agent's id, 
 without the session's history, so it is a root also where its first line has a parent there. A line that stands in
 several files (`forkedFrom`, or the same `uuid` in a resumed session) belongs to the session it comes from, as far as
 that is among the files: the original, else the one that ends first; what goes on below it in the others is linked to
-it. In one file the first of equal lines counts. A line whose parent is nowhere is a root.
+it. In one file the first of equal lines counts. A line whose parent is nowhere is a root. Which session a line is
+given to may change with a later copy of the folder; its message id is made of its `uuid` alone, so it is stored once.
 
 Dropped, children moving up to the nearest kept ancestor: thinking, `isMeta` lines, system lines, progress,
 attachments and every line of another type than user and assistant (snapshots, queue operations, types of tomorrow);
@@ -231,14 +232,16 @@ def finished(chain: Chain, session: str, side: str, owners: Owners, titles: dict
     except DefectiveError as error:
         return Defect(None, "parentUuid", f"line {error.place}: {error.reason}")
     for key, spot in spots.items():
+        if key in chain.results:  # what goes on from one of a reply's results has all of them
+            spot = spots[chain.tails[chain.reply_of[key]]]
         if spot is not None:
             owners[key] = (name, spot) if isinstance(spot, str) else spot
     title = chain.name or title_of(chain, session, titles)
     last = spots[next(reversed(chain.drafts))] if chain.drafts else None
     active = leaf_below(nodes, last) or (nodes[-1].key if nodes else None)
     if side:
-        links = {root: to for root, to in links.items() if to[0] != session}
-    return Conversation(name, title, nodes, active, nodes[0].created_at if nodes else None, links)
+        links = {root: to for root, to in links.items() if to[0] == name}
+    return Conversation(name, title, nodes, active, nodes[0].created_at if nodes else None, links, shares_nodes=True)
 
 
 def title_of(chain: Chain, session: str, titles: dict[str, str]) -> str | None:

@@ -43,6 +43,12 @@ class Conversation:
     created_at: datetime | None = None
     links: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Of a root that continues another conversation: the key of that one and of its node there."""
+    shares_nodes: bool = False
+    """Whether keys of nodes are unique in the whole format, and a later export may have a node in another one."""
+
+    def scope(self, key: str) -> str:
+        """Give what the nodes of a conversation of this key are told apart within."""
+        return "" if self.shares_nodes else key
 
 
 @dataclass(frozen=True, slots=True)

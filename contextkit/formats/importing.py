@@ -196,8 +196,13 @@ class _Import:
 
     def _targets(self, format: str, waiting: list[Conversation]) -> dict[tuple[str, str], str]:
         """Give the id of the last stored row of each node that is continued."""
-        wanted = {link for conversation in waiting for link in conversation.links.values()}
-        ids = {link: [message_id(format, *link, row) for row in range(MOST_ROWS_OF_NODE)] for link in wanted}
+        wanted = {link: conversation for conversation in waiting for link in conversation.links.values()}
+        ids = {
+            (key, node): [
+                message_id(format, wanted[key, node].scope(key), node, row) for row in range(MOST_ROWS_OF_NODE)
+            ]
+            for key, node in wanted
+        }
         stored = stored_places(self.transaction.connection, [id_ for row_ids in ids.values() for id_ in row_ids])
         ends = {link: [id_ for id_ in row_ids if id_ in stored] for link, row_ids in ids.items()}
         return {link: found[-1] for link, found in ends.items() if found}

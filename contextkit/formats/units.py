@@ -92,7 +92,7 @@ def tree_of(format: str, conversation: Conversation, links: dict[str, str]) -> T
         by_node[node.key] = units = []
         for number, row in enumerate(node.rows):
             _check(node, row)
-            id_ = message_id(format, conversation.key, node.key, number)
+            id_ = message_id(format, conversation.scope(conversation.key), node.key, number)
             units.append(Unit(id_, parent, row, node.created_at, node.deleted_at, node.ranked_below and not number))
             parent = id_
         ends[node.key] = parent
