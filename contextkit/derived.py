@@ -140,6 +140,5 @@ def _checked(budget: object) -> int | float:
 
 def _start(tokens: "np.ndarray[tuple[int], np.dtype[np.int64]]", budget: float) -> int:
     """Give the place of the first message that is taken."""
-    most = min(math.floor(budget), np.iinfo(np.int64).max)
-    fits = np.logical_and.accumulate(tokens[::-1].cumsum() <= most)
+    fits = np.logical_and.accumulate(tokens[::-1].cumsum() <= budget)
     return max(len(tokens) - max(int(fits.sum()), 1), 0)

@@ -26,8 +26,9 @@ from contextkit import (
     delete_messages,
     fork_context,
     history_df,
+    tool_calls_df,
+    window_df,
 )
-from contextkit.derived import tool_calls_df, window_df
 
 EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "400"))
 few = settings(max_examples=EXAMPLES // 8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -380,6 +381,7 @@ def counted(*tokens: int | None) -> list[Row]:
         ([5, 5, 5], 1e300, [5, 5, 5]),
         ([5, 5, 5], 10**40, [5, 5, 5]),
         ([1, 9, 2], 4, [2]),  # an older, smaller one is not taken
+        ([-9, 9, 2], 4, [2]),  # nor what others wrote below zero
         ([1, 100], 50, [100]),  # always one
         ([0, 0, 100], 50, [100]),
         ([None, 3, None], 3, [None, 3, None]),

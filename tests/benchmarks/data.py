@@ -1,7 +1,10 @@
-"""Databases to measure on: many messages by COPY, the same ones in every run."""
+"""Databases and files to measure on: many messages, the same ones in every run."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -48,6 +51,32 @@ def write_chain(url: str, *, depth: int, messages: int) -> tuple[str, str]:
         _write_messages(connection, iter(links + flat), 500)
     _vacuum(url)
     return str(context_id(depth)), str(context_id(depth + 1))
+
+
+def write_trees(path: Path, *, trees: int) -> int:
+    """A file of OpenAssistant trees, each question with two answers, three turns deep; the number of messages."""
+    roots = [_tree(f"tree-{number}", turns=3) for number in range(trees)]
+    lines = (json.dumps({"message_tree_id": root["message_id"], "prompt": root}) + "\n" for root in roots)
+    path.write_text("".join(lines))
+    return sum(map(_size, roots))
+
+
+def _tree(key: str, turns: int) -> dict[str, Any]:
+    answers = [
+        _message(f"{key}-{rank}", "assistant", [_tree(f"{key}-{rank}-next", turns - 1)] if turns > 1 else [])
+        | {"rank": rank}
+        for rank in range(2)
+    ]
+    return _message(key, "prompter", answers)
+
+
+def _message(key: str, role: str, replies: list[dict[str, Any]]) -> dict[str, Any]:
+    text = f"message {key} says {'something of some length ' * 40}"[:500]
+    return {"message_id": key, "role": role, "text": text, "replies": replies}
+
+
+def _size(message: dict[str, Any]) -> int:
+    return 1 + sum(map(_size, message["replies"]))
 
 
 def _write_contexts(connection: psycopg.Connection, contexts: list[tuple[UUID, UUID | None, int | None]]) -> None:
