@@ -106,7 +106,8 @@ def window_df(engine: Engine, context_id: str | UUID, budget: float, *, at_versi
     Returns:
         The columns of `history_df` (position as in the whole history) and running_total: the tokens from the first
         message of the window up to and including this one. `attrs` counts messages_left_out and tokens_left_out,
-        of the older messages that did not fit.
+        of the older messages that did not fit, and messages_uncounted, those taken without a token_count. A window
+        may begin with a tool's result whose call did not fit, which APIs refuse.
 
     Raises:
         NotFoundError: the context does not exist, or is deleted.
@@ -125,6 +126,7 @@ def window_df(engine: Engine, context_id: str | UUID, budget: float, *, at_versi
         "asked": {"budget": budget, "at_version": history.attrs["asked"]["at_version"]},
         "messages_left_out": start,
         "tokens_left_out": int(tokens[:start].sum()),
+        "messages_uncounted": int(window["token_count"].isna().sum()),
     }
     return window
 

@@ -38,9 +38,9 @@ def preferences_df(engine: Engine, *where: Condition) -> pd.DataFrame:
     Returns:
         prompt (the messages before, as `to_openai` gives them), answer_1 and answer_2 (likewise, up to the next
         message of a user), model_1, model_2, context_id_1, context_id_2, preferred. Answers are in the order of
-        siblings: by the creation of the first contexts that have them. preferred is 1 where an import knew that its
-        source prefers the first: an OpenAI preference line, ShareGPT's chosen and rejected, OpenAssistant's ranks;
-        else null. Ordered by the creation of roots and contexts.
+        siblings: by the creation of the first contexts that have them, so of an import the active one is first.
+        preferred is 1 where an import knew that its source prefers the first: an OpenAI preference line, ShareGPT's
+        chosen and rejected, OpenAssistant's ranks; else null. Ordered by the creation of roots and contexts.
 
     Raises:
         LineageError: the parents of a context form a cycle.

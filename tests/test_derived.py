@@ -401,6 +401,7 @@ def test_what_fits_a_budget_is_taken_from_the_newest_on(
     assert frame["running_total"].tolist() == [sum(count or 0 for count in taken[: n + 1]) for n in range(len(taken))]
     assert frame.attrs["messages_left_out"] == left
     assert frame.attrs["tokens_left_out"] == sum(count or 0 for count in tokens[:left])
+    assert frame.attrs["messages_uncounted"] == taken.count(None)
 
 
 def test_a_window_is_the_end_of_the_history_with_a_total(shared: Engine) -> None:
@@ -414,6 +415,7 @@ def test_a_window_is_the_end_of_the_history_with_a_total(shared: Engine) -> None
         "asked": {"budget": 6, "at_version": None},
         "messages_left_out": 1,
         "tokens_left_out": 4,
+        "messages_uncounted": 0,
     }
 
 

@@ -57,7 +57,8 @@ def import_file(
 
     Each leaf of a conversation's tree is one context. The active path becomes the root context; every other leaf
     a fork, by reference, at the message where it branches. Importing again adds nothing, and a longer export only
-    what is new: a message that is stored keeps its context and version, as it was stored.
+    what is new: a message that is stored keeps its context and version, as it was stored, and what was deleted
+    since stays deleted.
 
     Args:
         engine: from `connect(write=True)`.
