@@ -23,7 +23,7 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ContextkitError, ValueError) as error:
+        except (ContextkitError, ValueError, OSError) as error:
             typer.secho(" ".join(str(error).split()), fg="red", err=True)
             raise typer.Exit(1) from None
 
@@ -58,12 +58,24 @@ def demo() -> None:
 def import_(
     paths: Annotated[list[Path], typer.Argument(help="Files, archives or folders of conversations.")],
     format: Annotated[str | None, typer.Option(help="By default told from the content.")] = None,
+    skip_errors: Annotated[
+        bool, typer.Option("--skip-errors", help="Leave bad conversations out, and say so.")
+    ] = False,
 ) -> None:
     """Import conversations of other tools, every branch kept; a path is all or nothing."""
     with _opened(write=True) as engine:
         for path in paths:
-            states = import_file(engine, path, format=format)["state"].value_counts()
-            typer.echo(f"{path}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "nothing"))
+            frame = import_file(engine, path, format=format, on_error="skip" if skip_errors else "raise")
+            typer.echo(f"{path}: {_counts(frame)}")
+
+
+def _counts(imported: pd.DataFrame) -> str:
+    """What an import did, and what it passed over."""
+    counts = {f"{state} contexts": n for state, n in imported["state"].value_counts().items()}
+    counts["conversations without messages"] = imported.attrs["empty"]
+    counts["conversations skipped"] = len(imported.attrs["skipped"])
+    counts["files of no known format"] = len(imported.attrs["left_out"])
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing"
 
 
 @app.command()

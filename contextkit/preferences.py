@@ -8,8 +8,14 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Engine
 
-from contextkit.formats.histories import Place, Told, Tree, families_df, histories_of, history_frames
-from contextkit.formats.oasst import is_ranked_below
+from contextkit.formats.histories import (
+    HistoryNode,
+    HistoryTree,
+    Told,
+    families_df,
+    histories_of,
+    history_frames,
+)
 from contextkit.formats.openai import split_definitions, written
 from contextkit.queries import Condition
 
@@ -28,8 +34,8 @@ DTYPES = {
 def preferences_df(engine: Engine, *where: Condition) -> pd.DataFrame:
     """One row per pair of answers to the same prompt: where histories of one root part at assistants' messages.
 
-    Histories are the effective ones, without deleted messages, and part where role, content, call or model differ: so
-    it does not matter how a fork is written, and equal answers are one. Three answers are three pairs.
+    Histories are the effective ones, without deleted messages, and part where they say different things: so it does
+    not matter how a fork is written, and equal answers are no pair. Three answers are three pairs.
 
     Args:
         engine: from `connect`.
@@ -39,8 +45,9 @@ def preferences_df(engine: Engine, *where: Condition) -> pd.DataFrame:
         prompt (the messages before, as `to_openai` gives them), answer_1 and answer_2 (likewise, up to the next
         message of a user), model_1, model_2, context_id_1, context_id_2, preferred. Answers are in the order of
         siblings: by the creation of the first contexts that have them, so of an import the active one is first.
-        preferred is 1 where an import knew that its source prefers the first: an OpenAI preference line, ShareGPT's
-        chosen and rejected, OpenAssistant's ranks; else null. Ordered by the creation of roots and contexts.
+        preferred is 1 (or 2) where one import knew that its source prefers that answer to the other: by an OpenAI
+        preference line, ShareGPT's chosen and rejected, OpenAssistant's ranks; else null. Ordered by the creation of
+        roots and contexts.
 
     Raises:
         LineageError: the parents of a context form a cycle.
@@ -48,46 +55,58 @@ def preferences_df(engine: Engine, *where: Condition) -> pd.DataFrame:
     families = families_df(engine, *where)
     rows: list[dict[str, Any]] = []
     for _, family in groupby(histories_of(history_frames(engine, families), families), attrgetter("root_id")):
-        tree = Tree()
+        tree = HistoryTree()
         for history in family:
             tree.add(history.messages)
-        rows += _pairs(tree)
+        for parent in (None, *tree.nodes):
+            rows += _pairs(parent, [node for node in tree.after(parent) if node.told.role == "assistant"])
     frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in DTYPES.items()})
     frame.attrs = {"function": "preferences_df", "asked": {"where": len(where)}}
     return frame
 
 
-def _pairs(tree: Tree) -> Iterator[dict[str, Any]]:
-    for parent, after in [(None, tree.first), *((place, place.after) for place in tree.places)]:
-        answers = [place for place in after.values() if place.told.role == "assistant"]
-        prompt = _messages(_before(parent)) if len(answers) > 1 else []
-        for first, second in combinations(answers, 2):
+def _pairs(parent: HistoryNode | None, siblings: list[HistoryNode]) -> Iterator[dict[str, Any]]:
+    if len(siblings) < 2:
+        return
+    prompt = _messages(_before(parent))
+    answers = [_messages(_answer(node)) for node in siblings]
+    above = {node: set(_preferred(node, siblings)) for node in siblings}
+    for (first, answer_1), (second, answer_2) in combinations(zip(siblings, answers, strict=True), 2):
+        if answer_1 != answer_2:
             yield {
-                "prompt": prompt,
-                "answer_1": _messages(_answer(first)),
-                "answer_2": _messages(_answer(second)),
+                "prompt": list(prompt),
+                "answer_1": answer_1,
+                "answer_2": answer_2,
                 "model_1": first.told.model,
                 "model_2": second.told.model,
                 "context_id_1": first.told.context_id,
                 "context_id_2": second.told.context_id,
-                "preferred": 1 if is_ranked_below(second.told) else None,
+                "preferred": 1 if first in above[second] else 2 if second in above[first] else None,
             }
+
+
+def _preferred(node: HistoryNode, siblings: list[HistoryNode]) -> Iterator[HistoryNode]:
+    """Give the siblings that an import knew to be preferred to a node, each preferred to the one before."""
+    preferred = node.preferred_among(siblings)
+    while preferred is not None:
+        yield preferred
+        preferred = preferred.preferred_among(siblings)
 
 
 def _messages(messages: Iterable[Told]) -> list[dict[str, Any]]:
     return written(split_definitions(messages)[1])
 
 
-def _before(place: Place | None) -> list[Told]:
+def _before(node: HistoryNode | None) -> list[Told]:
     told = []
-    while place is not None:
-        told.append(place.told)
-        place = place.parent
+    while node is not None:
+        told.append(node.told)
+        node = node.parent
     return told[::-1]
 
 
-def _answer(place: Place | None) -> Iterator[Told]:
+def _answer(node: HistoryNode | None) -> Iterator[Told]:
     """Give the messages up to the next of a user, in the first history that goes on."""
-    while place is not None and place.told.role != "user":
-        yield place.told
-        place = next(iter(place.after.values()), None)
+    while node is not None and node.told.role != "user":
+        yield node.told
+        node = next(iter(node.after.values()), None)

@@ -31,17 +31,20 @@ def to_openai(history: pd.DataFrame) -> list[dict[str, Any]]:
     """The messages of one history as dicts, as the API of OpenAI and of what is compatible takes them.
 
     An assistant's calls join its text right before them as `tool_calls`. Tool definitions that an import kept (system
-    messages with the tool name `tools`) are a parameter of their own in the API and are left out.
+    messages with the tool name `tools` or `functions`) are a parameter of their own in the API and are left out. Names
+    and arguments are as they are stored. The API refuses a result whose call is not there, as a window may have it.
 
     Args:
         history: of one context, from `history_df` or `window_df`; at least role and content.
 
     Raises:
-        ValueError: the frame has several contexts.
+        ValueError: the frame has several contexts, or no role or content.
 
     >>> to_openai(pd.DataFrame({"role": ["user", "assistant"], "content": ["Hi", "Hello"]}))
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
     """
+    if missing := sorted({"role", "content"} - set(history.columns)):
+        raise ValueError(f"a history has the columns role and content, and here is no {' and no '.join(missing)}")
     if "context_id" in history and history["context_id"].nunique() > 1:
         raise ValueError("the frame has several contexts; choose one, or go through groupby('context_id')")
     _, messages = openai.split_definitions(messages_of(history))

@@ -99,13 +99,28 @@ def test_import_and_export_say_what_they_did(tmp_path: Path) -> None:
     line = '{"messages": [{"role": "user", "content": "Hi"}]}\n'
     (tmp_path / "x.jsonl").write_text(line)
     for state in ("new", "unchanged"):
-        assert run("import", str(tmp_path / "x.jsonl")).stdout == f"{tmp_path / 'x.jsonl'}: 1 {state}\n"
+        assert run("import", str(tmp_path / "x.jsonl")).stdout == f"{tmp_path / 'x.jsonl'}: 1 {state} contexts\n"
     assert run("export", str(tmp_path / "y.jsonl")).stdout == f"{tmp_path / 'y.jsonl'}: 1 contexts\n"
     assert (tmp_path / "y.jsonl").read_text() == line
     refused = run("export", str(tmp_path / "y.csv"))
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
     assert "name one" in refused.stderr
     assert run("export", str(tmp_path / "z"), "--format", "parquet").exit_code == 0
+
+
+@pytest.mark.usefixtures("at_migrated")
+def test_import_says_what_it_passed_over_and_a_missing_file_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lines = ['{"messages": [{"role": "user", "content": "Hi"}]}', '{"messages": []}', '{"messages": 1}']
+    (folder / "x.jsonl").write_text("\n".join(lines))
+    (folder / "y.json").write_text("{}")
+    done = run("import", str(folder), "--skip-errors")
+    assert done.stdout.partition(": ")[2].splitlines() == [
+        "1 new contexts, 1 conversations without messages, 1 conversations skipped, 1 files of no known format"
+    ]
+    for missing in (run("import", str(tmp_path / "none")), run("export", str(tmp_path / "none" / "x.jsonl"))):
+        assert (missing.exit_code, len(missing.stderr.splitlines())) == (1, 1)
 
 
 def test_an_error_is_one_line_without_traceback_or_password(monkeypatch: pytest.MonkeyPatch) -> None:

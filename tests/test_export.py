@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -249,6 +250,21 @@ def comb(length: int) -> list[dict[str, Any]]:
     return records
 
 
+def test_batches_are_bounded_for_forks_that_inherit_more_than_their_counters_say(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = context_of(engine, *[("user", str(place)) for place in range(40)])
+    with engine.begin() as connection:
+        for _ in range(10):  # renumbered, as another tool writes them
+            insert = "insert into contexts (parent_id, fork_version, latest_version) values (:root, 39, 1) returning id"
+            fork = connection.execute(text(insert), {"root": root}).scalar_one()
+            own = "insert into messages (context_id, version, role, content) values (:fork, 1, 'user', 'own')"
+            connection.execute(text(own), {"fork": fork})
+    monkeypatch.setattr(histories, "BATCH_ROWS", 80)
+    frames = list(histories.history_frames(engine, histories.families_df(engine)))
+    assert [len(frame) for frame in frames] == [80, 80, 80, 80, 80, 40]
+
+
 def test_memory_does_not_grow_with_the_database(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +298,9 @@ contents = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_si
 texts = st.tuples(st.sampled_from(["user", "assistant", "system"]), contents, st.none(), st.none())
 calls = st.tuples(st.just("assistant"), contents, ids, names)
 old_calls = st.tuples(st.just("assistant"), contents, st.none(), names)
-results = st.tuples(st.just("tool"), contents, ids | st.none(), names | st.none())
+results = st.tuples(st.just("tool"), contents, ids, names | st.none()) | st.tuples(
+    st.just("tool"), contents, st.none(), names
+)
 
 
 def told(role: str, content: str, id_: str | None = None, name: str | None = None, number: int = 0) -> Told:
@@ -320,11 +338,49 @@ def test_sharegpt_gives_back_every_message_with_calls_renamed(
             expected.append(part)
             continue
         history += [*part, *(("tool", "done", id_, name) for _, _, id_, name in part)]
-        numbered = [(content, f"call_{made + n}", name) for n, (_, content, _, name) in enumerate(part, 1)]
+        numbered = [(respelled(content), f"call_{made + n}", name) for n, (_, content, _, name) in enumerate(part, 1)]
         made += len(part)
         expected += [("assistant", content, id_, name) for content, id_, name in numbered]
         expected += [("tool", "done", id_, name) for _, id_, name in numbered]
     assert read_back("sharegpt", tmp_path_factory.mktemp("x"), history) == expected
+
+
+def respelled(arguments: str) -> str:
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return arguments
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else arguments
+
+
+@pytest.mark.parametrize("tools", ['[{"a": "\\ud83d"}]', '[{"a": 1e999}]', "[NaN]", "{}", "[", "[" * 20_000])
+@pytest.mark.parametrize("format", ["openai", "sharegpt"])
+def test_tool_definitions_and_arguments_that_are_no_plain_json_stay_texts(
+    engine: Engine, tmp_path: Path, tools: str, format: str
+) -> None:
+    context_of(engine, {**TOOLS, "content": tools}, ("user", "a"), call("c1", "f", tools[1:-1]))
+    assert export_file(engine, tmp_path / "x.jsonl", format=format) == 1
+    (line,) = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    if format == "openai":
+        assert line["messages"][0] == {"role": "system", "content": tools}
+        assert "tools" not in line
+    else:
+        assert line["tools"] == tools
+        assert line["conversations"][-1]["from"] == "function_call"
+
+
+def test_a_call_without_a_name_stays_a_call(engine: Engine, other: Engine, tmp_path: Path) -> None:
+    context_of(engine, ("user", "a"), call("c1", None, "search[cats]"), result("c1", name=None))
+    for format in ("openai", "sharegpt"):
+        export_file(engine, tmp_path / "x.jsonl", format=format)
+        if format == "openai":
+            made = lines(tmp_path / "x.jsonl")[0]["messages"][1]["tool_calls"]
+            assert made[0]["function"] == {"name": "unnamed", "arguments": "search[cats]"}
+    import_file(other, tmp_path / "x.jsonl")
+    assert [row[:2] for row in said(other)[0]] == [row[:2] for row in said(engine)[0]]
+    assert messages_df(other, Message.tool_call_id.is_not(None))["role"].tolist() == ["assistant", "tool"]
+    with pytest.raises(ValueError, match="has a tool call, and oasst"):
+        export_file(engine, tmp_path / "x.jsonl", format="oasst")
 
 
 @pytest.mark.parametrize(
@@ -514,6 +570,29 @@ def test_the_bar_is_quiet_when_short(engine: Engine, tmp_path: Path, capfd: pyte
     context_of(engine, ("user", "1"))
     export_file(engine, tmp_path / "x.jsonl")
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_character_within_a_line_ends_it_for_any_reader(engine: Engine, tmp_path: Path) -> None:
+    content = "a\x85b\u2028c\u2029d"
+    context_of(engine, ("user", content))
+    export_file(engine, tmp_path / "x.jsonl")
+    (line,) = (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["messages"][0]["content"] == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_links_are_followed_modes_kept_and_what_is_no_regular_file_stays(engine: Engine, tmp_path: Path) -> None:
+    context_of(engine, ("user", "1"))
+    (tmp_path / "file.jsonl").touch(mode=0o600)
+    (tmp_path / "link.jsonl").symlink_to("file.jsonl")
+    export_file(engine, tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(lines(tmp_path / "file.jsonl")) == 1
+    assert (tmp_path / "file.jsonl").stat().st_mode & 0o777 == 0o600
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(ValueError, match="no regular file"):
+        export_file(engine, tmp_path / "pipe.jsonl")
+    assert (tmp_path / "pipe.jsonl").is_fifo()
 
 
 def test_an_engine_for_reading_will_do(engine: Engine, reader: Engine, tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from sqlalchemy import Engine, text
 
 from contextkit import (
     Context,
+    Message,
     contexts_df,
     delete_context,
+    delete_messages,
     fork_context,
     history_df,
     import_file,
+    messages_df,
     preferences_df,
     to_openai,
 )
@@ -82,10 +85,12 @@ def test_users_who_ask_otherwise_and_equal_answers_are_no_pair(engine: Engine) -
     assert len(preferences_df(engine)) == 0
 
 
-def test_equal_answers_of_different_models_are_a_pair(engine: Engine) -> None:
+def test_answers_that_differ_only_in_model_or_ids_of_calls_are_no_pair(engine: Engine) -> None:
     root = context_of(engine, USER, answer("a", model="m1"))
     append(engine, fork_context(engine, root, 1), answer("a", model="m2"))
-    assert preferences_df(engine)[["model_1", "model_2"]].to_numpy().tolist() == [["m1", "m2"]]
+    calls = context_of(engine, USER, call("c1"))
+    append(engine, fork_context(engine, calls, 1), call("c2"))
+    assert len(preferences_df(engine)) == 0
 
 
 def test_contexts_of_different_roots_are_no_pair(engine: Engine) -> None:
@@ -172,9 +177,9 @@ def test_ranks_are_known_as_far_as_the_source_gives_them(engine: Engine, tmp_pat
     import_file(engine, write_lines(tmp_path / "x.jsonl", records))
     assert pairs(preferences_df(engine)) == [
         ("a", "c", 1),
-        ("a", "b", None),  # of one rank with c
+        ("a", "b", 1),
         ("a", "?", None),
-        ("c", "b", None),
+        ("c", "b", None),  # of one rank
         ("c", "?", None),
         ("b", "?", None),
     ]
@@ -191,12 +196,44 @@ def test_an_answer_that_a_later_export_ranks_between_others_is_not_said_to_be_wo
     import_file(engine, export("a", "b", "c", "d"))
     assert pairs(preferences_df(engine)) == [
         ("a", "c", 1),
-        ("a", "b", None),
+        ("a", "b", 1),
         ("a", "d", 1),
         ("c", "b", None),
         ("c", "d", 1),
-        ("b", "d", 1),
+        ("b", "d", None),
     ]
+
+
+def test_what_one_import_knew_says_nothing_of_answers_from_elsewhere(engine: Engine, tmp_path: Path) -> None:
+    def record(preferred: str, other: str) -> dict[str, Any]:
+        outputs = {"preferred_output": [answer(preferred)], "non_preferred_output": [answer(other)]}
+        return {"input": {"messages": [USER]}} | outputs
+
+    import_file(engine, write_lines(tmp_path / "x.jsonl", [record("a", "b")]))
+    import_file(engine, write_lines(tmp_path / "y.jsonl", [record("c", "d")]))
+    known = [pair[:2] for pair in pairs(preferences_df(engine)) if pair[2]]
+    assert known == [("a", "b"), ("c", "d")]
+
+
+def test_prompts_that_say_the_same_keep_their_answers_ranks_apart(engine: Engine, tmp_path: Path) -> None:
+    asked = [oasst_message("p"), *(oasst_message(f"q{n}", "p", role="assistant", text="q") for n in (1, 2))]
+    asked += [oasst_message(f"u{n}", f"q{n}", text="u") for n in (1, 2)]
+    given = [
+        oasst_message(f"{name}{n}", f"u{n}", role="assistant", rank=rank)
+        for n in (1, 2)
+        for rank, name in enumerate(["better", "worse"])
+    ]
+    import_file(engine, write_lines(tmp_path / "x.jsonl", asked + given))
+    known = {pair[:2] for pair in pairs(preferences_df(engine)) if pair[2]}
+    assert known == {("text of better1", "text of worse1"), ("text of better2", "text of worse2")}
+
+
+def test_what_is_left_of_a_preferred_answer_is_not_preferred(engine: Engine, tmp_path: Path) -> None:
+    outputs = {"preferred_output": [answer("a"), answer("b")], "non_preferred_output": [answer("c")]}
+    import_file(engine, write_lines(tmp_path / "x.jsonl", [{"input": {"messages": [USER]}} | outputs]))
+    assert pairs(preferences_df(engine)) == [("a", "c", 1)]
+    delete_messages(engine, messages_df(engine, Message.content == "a")["message_id"])
+    assert pairs(preferences_df(engine)) == [("b", "c", None)]
 
 
 @pytest.mark.skipif(not OASST.exists(), reason="the shared data is not on this machine")

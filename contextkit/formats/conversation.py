@@ -26,8 +26,8 @@ class Node:
     rows: tuple[Row, ...]
     created_at: datetime | None = None
     deleted_at: datetime | None = None
-    ranked_below: bool = False
-    """Whether the source prefers every sibling that stands before it."""
+    below: str | None = None
+    """Key of the nearest sibling before it that the source prefers to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ PARQUET = "parquet"
 ENDINGS = {".parquet": PARQUET, ".jsonl": "openai", ".ndjson": "openai"}
 
 QUIET_SECONDS = 2.0
+LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
+"""What some readers of lines take for the end of one."""
 
 
 def export_file(
@@ -32,18 +34,23 @@ def export_file(
 ) -> int:
     """Number of contexts whose histories a file now holds, inherited messages included, without the deleted ones.
 
-    Memory holds a batch of histories at a time. The file is written beside its place and moved there when it is
-    whole: one that stood there stays until then, and however an export ends, no half file has the name.
+    Memory holds a batch of histories at a time, of oasst also a tree. The file is written beside its place and moved
+    there when it is whole: one that stood there stays until then, and however an export ends, no half file has the
+    name. Only a process that is killed leaves its part, `.NAME.….part`, behind.
 
     - `openai`: JSON Lines for fine-tuning, `messages` with tool calls, and `tools`, per history. Lost: forks, names,
-      ids of messages, times, token counts, models.
-    - `sharegpt`: JSON Lines, `conversations` of `from` and `value`, `system` and `tools`, per history. Lost: the same
-      and ids of tool calls, so that results answer the calls before them in order.
+      ids of messages, times, token counts, models, embeddings; place and spelling of tool definitions. A history
+      may end with a message of the user.
+    - `sharegpt`: JSON Lines, `conversations` of `from` and `value`, `system` and `tools`, per history. Lost: the
+      same, the spelling of calls' arguments, and ids of calls, so that results answer the calls before them in order.
     - `oasst`: JSON Lines, a line per message, which names its parent; contexts of one root are one tree. Lost: names,
-      token counts, and a context whose history another one goes on from. Tools and system messages are refused.
-    - `parquet`: the rows of `history_df` with embeddings; nothing is lost but the contexts' own columns.
+      token counts, embeddings, all but one of contexts with equal histories, and a context whose history another one
+      goes on from. Tools and system messages are refused.
+    - `parquet`: the rows of `history_df` with embeddings; nothing is lost but the contexts' own columns. For
+      `embedding_matrix` read it by `pd.read_parquet(path, dtype_backend="pyarrow")`.
 
-    All but parquet are what `import_file` reads. Contexts without messages are left out.
+    All but parquet are what `import_file` reads. Contexts without messages are left out. What is written meanwhile may
+    be in it or not.
 
     Args:
         engine: from `connect`.
@@ -53,11 +60,11 @@ def export_file(
         progress: show a bar when it takes long.
 
     Raises:
-        ValueError: the format is unknown, or does not hold a message.
+        ValueError: the format is unknown or does not hold a message, or the path is no regular file.
         LineageError: the parents of a context form a cycle.
         FileNotFoundError: the folder does not exist.
     """
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().resolve()
     format = _format(path, format)
     families = families_df(engine, *where)
     tqdm = import_module("tqdm.auto").tqdm
@@ -94,11 +101,15 @@ def _whole(path: Path) -> Iterator[Path]:
     """Give a file to write beside the path; it takes the path's name when all went well, else it is removed."""
     if path.is_dir():
         raise IsADirectoryError(f"{path.name} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is no regular file; name one, or a new one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent.name} does not exist; make it first")
     part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
         yield part
+        if path.exists():
+            part.chmod(path.stat().st_mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -143,5 +154,5 @@ def _write_lines(part: Path, compressed: bool, write: Writer, histories: Iterabl
     opened = gzip.open if compressed else open
     with opened(part, "wt", encoding="utf-8", newline="\n") as file:
         for record in write(counted()):
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False).translate(LINE_ENDS) + "\n")
     return written

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from sqlalchemy import Engine
 
+from contextkit.formats.units import context_id
 from contextkit.frames import history_df, read_df, stored_histories
 from contextkit.queries import Condition, select_families
 
@@ -33,12 +34,12 @@ class Told(NamedTuple):
     @property
     def is_call(self) -> bool:
         """Whether it is a tool call, its content the arguments."""
-        return self.role == "assistant" and self.tool_name is not None
+        return self.role == "assistant" and (self.tool_call_id, self.tool_name) != (None, None)
 
     @property
     def said(self) -> tuple[str | None, ...]:
-        """What two messages have in common that are told apart by nothing that a model sees."""
-        return (self.role, self.content, self.tool_call_id, self.tool_name, self.model)
+        """What messages have in common that are one in a tree of histories."""
+        return (self.role, self.content, self.tool_name, self.model)
 
 
 class History(NamedTuple):
@@ -61,7 +62,7 @@ def messages_of(frame: pd.DataFrame) -> Iterator[Told]:
 
 
 def families_df(engine: Engine, *where: Condition) -> pd.DataFrame:
-    """One row per live context: context_id, root_id, latest_version; those of a root together.
+    """One row per live context: context_id, root_id, most_messages; those of a root together.
 
     Raises:
         LineageError: the parents of a context form a cycle.
@@ -74,7 +75,7 @@ def families_df(engine: Engine, *where: Condition) -> pd.DataFrame:
 
 def history_frames(engine: Engine, families: pd.DataFrame, *, embeddings: bool = False) -> Iterator[pd.DataFrame]:
     """Frames as of `history_df` in the order of the families, some thousand rows each; at least one."""
-    for contexts in _batches(families["context_id"].tolist(), families["latest_version"].tolist()):
+    for contexts in _batches(families["context_id"].tolist(), families["most_messages"].tolist()):
         yield stored_histories(engine, contexts, embeddings=embeddings)
 
 
@@ -98,32 +99,43 @@ def histories_of(frames: Iterable[pd.DataFrame], families: pd.DataFrame) -> Iter
             yield History(roots[context], context, list(messages))
 
 
-@dataclass(slots=True)
-class Place:
+@dataclass(slots=True, eq=False)
+class HistoryNode:
     """A message where histories go through, and those after it, by when their histories came."""
 
     told: Told
     """As in the first history that went through."""
     number: int
-    parent: "Place | None"
-    after: "dict[tuple[str | None, ...], Place]" = field(default_factory=dict)
+    parent: "HistoryNode | None"
+    after: "dict[tuple[str | None, ...], HistoryNode]" = field(default_factory=dict)
+
+    def preferred_among(self, siblings: "Iterable[HistoryNode]") -> "HistoryNode | None":
+        """Give the sibling that an import knew its source to prefer to this one, if any."""
+        context, message = self.told.source_context_id, self.told.message_id
+        if context[14] != "5" or context == context_id(message):  # no import derived it, or without such a sibling
+            return None
+        return next((other for other in siblings if context_id(message, other.told.message_id) == context), None)
 
 
-class Tree:
+class HistoryTree:
     """Histories of one root, merged as long as they say the same."""
 
     def __init__(self) -> None:
         """Begin without any."""
-        self.first: dict[tuple[str | None, ...], Place] = {}
-        self.places: list[Place] = []
+        self.first: dict[tuple[str | None, ...], HistoryNode] = {}
+        self.nodes: list[HistoryNode] = []
 
-    def add(self, history: Iterable[Told]) -> list[Place]:
-        """Places that a history adds, in its order."""
-        known, place, after = len(self.places), None, self.first
+    def after(self, node: HistoryNode | None) -> Iterable[HistoryNode]:
+        """Nodes that follow one, or that begin a history."""
+        return (self.first if node is None else node.after).values()
+
+    def add(self, history: Iterable[Told]) -> list[HistoryNode]:
+        """Nodes that a history adds, in its order."""
+        known, node, after = len(self.nodes), None, self.first
         for told in history:
             if told.said not in after:
-                after[told.said] = Place(told, len(self.places), place)
-                self.places.append(after[told.said])
-            place = after[told.said]
-            after = place.after
-        return self.places[known:]
+                after[told.said] = HistoryNode(told, len(self.nodes), node)
+                self.nodes.append(after[told.said])
+            node = after[told.said]
+            after = node.after
+        return self.nodes[known:]

@@ -57,8 +57,11 @@ def import_file(
 
     Each leaf of a conversation's tree is one context. The active path becomes the root context; every other leaf
     a fork, by reference, at the message where it branches. Importing again adds nothing, and a longer export only
-    what is new: a message that is stored keeps its context and version, as it was stored, and what was deleted
-    since stays deleted.
+    what is new: a message that is stored keeps its context and version, as it was stored. What was deleted since
+    stays deleted, and so what an export adds to a deleted context shows only once that is restored.
+
+    openai and sharegpt files without ids know a conversation by its beginning, up to the first message of the user,
+    and by how many of the file began like it before: another file's that begins alike is taken for the same.
 
     Args:
         engine: from `connect(write=True)`.

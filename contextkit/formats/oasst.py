@@ -2,9 +2,10 @@
 
 What is not kept: languages, labels, reviews and emojis, and the ranks as numbers (the order of siblings is).
 
-Written: the flat form, a line per message, the histories of a root merged as long as they say the same. Ranks are
-written where an import knew them. What is lost: names, token counts, embeddings, and a context whose history another
-one goes on from. What it cannot hold is refused: system and tool messages, and calls.
+Written: the flat form, a line per message, the histories of a root merged as long as they say the same. The first of
+siblings has rank 0, others have one as far as an import knew it. What is lost: names, token counts, embeddings, all but
+one of contexts with equal histories, and a context whose history another one goes on from. What it cannot hold is
+refused: system and tool messages, and calls.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,8 @@ from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, Node, Row
 from contextkit.formats.files import Source
-from contextkit.formats.histories import History, Place, Told, Tree
-from contextkit.formats.units import context_id, id_of
+from contextkit.formats.histories import History, HistoryNode, HistoryTree, Told
+from contextkit.formats.units import id_of
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 SPEAKERS = {"user": "prompter", "assistant": "assistant"}
@@ -120,13 +121,15 @@ def _flat(messages: dict[str, Placed]) -> Iterator[Conversation | Defect]:
 
 
 def _conversation(key: str, found: list[Placed], parents: dict[str, str | None]) -> Conversation:
-    nodes, ranks = [], dict[str | None, float | None]()
+    nodes = []
+    ranked: dict[str | None, list[tuple[float, str]]] = {}  # of siblings, the first of each rank
     for line, message in found:
-        parent, rank = parents[message["message_id"]], message.get("rank")
-        before = ranks.get(parent)
-        ranked_below = rank is not None and before is not None and rank > before
-        nodes.append(_node(line, message, parent, ranked_below=ranked_below))
-        ranks[parent] = rank
+        id_, rank = message["message_id"], message.get("rank")
+        siblings = ranked.setdefault(parents[id_], [])
+        below = next((key for before, key in reversed(siblings) if rank is not None and before < rank), None)
+        nodes.append(_node(line, message, parents[id_], below))
+        if rank is not None and (not siblings or siblings[-1][0] < rank):
+            siblings.append((rank, id_))
     return Conversation(key, None, nodes, _first_leaf(nodes))
 
 
@@ -140,7 +143,7 @@ def _first_leaf(nodes: list[Node]) -> str | None:
     return leaf
 
 
-def _node(line: int, message: dict[str, Any], parent: str | None, *, ranked_below: bool) -> Node:
+def _node(line: int, message: dict[str, Any], parent: str | None, below: str | None) -> Node:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise _DefectiveError(line, "role", f"the role {role!r:.40} is none of {', '.join(ROLES)}")
@@ -154,7 +157,7 @@ def _node(line: int, message: dict[str, Any], parent: str | None, *, ranked_belo
     created_at = _time(line, message.get("created_date"))
     deleted_at = (created_at or DELETED) if message.get("deleted") else None
     row = Row(ROLES[role], text, model=model)
-    return Node(message["message_id"], parent, (row,), created_at, deleted_at, ranked_below)
+    return Node(message["message_id"], parent, (row,), created_at, deleted_at, below)
 
 
 def _message(line: int, value: object) -> dict[str, Any]:
@@ -196,15 +199,15 @@ def write(histories: Iterable[History]) -> Iterator[dict[str, Any]]:
         ValueError: a message is no user's or assistant's, or a tool call.
     """
     for _, family in groupby(histories, attrgetter("root_id")):
-        tree, ids = Tree(), list[str]()
+        tree, ids = HistoryTree(), list[str]()
         ranks: list[int | None] = []
         used: set[str] = set()
         for history in family:
-            for place in tree.add(history.messages):
-                parent = None if place.parent is None else ids[place.parent.number]
-                ids.append(_new_id(place.told.message_id, parent, used))
-                ranks.append(_rank_of(place, tree, ranks))
-                yield _line(place.told, ids[-1], parent, ids[0], ranks[-1])
+            for node in tree.add(history.messages):
+                parent = None if node.parent is None else ids[node.parent.number]
+                ids.append(_new_id(node.told.message_id, parent, used))
+                ranks.append(_rank_of(node, tree, ranks))
+                yield _line(node.told, ids[-1], parent, ids[0], ranks[-1])
 
 
 def _new_id(message_id: str, parent: str | None, used: set[str]) -> str:
@@ -214,23 +217,18 @@ def _new_id(message_id: str, parent: str | None, used: set[str]) -> str:
     return id_
 
 
-def is_ranked_below(told: Told) -> bool:
-    """Whether an import knew that its source prefers the siblings before this message."""
-    return told.source_context_id == context_id(told.message_id, ranked_below=True)
-
-
-def _rank_of(place: Place, tree: Tree, ranks: list[int | None]) -> int | None:
-    """Give the place among the siblings, as long as an import knew that."""
-    siblings = reversed((place.parent.after if place.parent else tree.first).values())
-    next(siblings)  # itself
-    if (before := next(siblings, None)) is None:
+def _rank_of(node: HistoryNode, tree: HistoryTree, ranks: list[int | None]) -> int | None:
+    """Give 0 to the first of siblings, and one more than the one that an import knew to be preferred."""
+    siblings = tree.after(node.parent)
+    if node is next(iter(siblings)):
         return 0
-    rank = ranks[before.number]
-    return rank + 1 if rank is not None and is_ranked_below(place.told) else None
+    preferred = node.preferred_among(siblings)
+    rank = None if preferred is None else ranks[preferred.number]
+    return None if rank is None else rank + 1
 
 
 def _line(told: Told, id_: str, parent: str | None, tree: str, rank: int | None) -> dict[str, Any]:
-    if told.role not in SPEAKERS or told.is_call or told.tool_call_id is not None:
+    if told.role not in SPEAKERS or told.is_call:
         what = "a tool call" if told.is_call else f"a {told.role} message"
         raise ValueError(
             f"context {told.context_id} has {what}, and oasst holds only texts of users and assistants; "

@@ -8,19 +8,19 @@ known by their content and all that stands before them: an edited one is a sibli
 Tool definitions become a system message with the tool name `tools`. What is not kept: weights, names of users,
 log probabilities, and of parts that are no text all but their type and address.
 
-Written: a line per history. An assistant's calls join the text or the calls right before them; tool definitions become
-`tools` of the line. What is lost: which contexts are forks of which, names, ids, times, token counts and models; and
-the embeddings.
+Written: a line per history, which may end with a message of the user. An assistant's calls join the text or the calls
+right before them; tool definitions become `tools` of the line; a call or a result that needs a name and has none is
+`unnamed`. Names and arguments are as they are stored, whatever a server allows. What is lost: which contexts are forks
+of which, names, ids, times, token counts, models and embeddings, and place and spelling of the tool definitions.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
 from contextkit.formats.files import Source
 from contextkit.formats.histories import History, Told
-from contextkit.formats.turns import Branches, as_json, read_each, text_of
+from contextkit.formats.turns import Branches, as_json, read_each, read_json, text_of
 
 ROLES = {
     "user": "user",
@@ -32,6 +32,7 @@ ROLES = {
 }
 OUTPUTS = ("preferred_output", "non_preferred_output")
 DEFINITIONS = ("tools", "functions")
+UNNAMED = "unnamed"
 
 
 def matches(value: object) -> bool:
@@ -62,19 +63,20 @@ def _conversation(value: Any, seen: dict[str, int]) -> Conversation:
             branches.add([Row("system", as_json(given[name]), tool_name=name)])
     _add(branches, given.get("messages"), place, model)
     outputs = [name for name in OUTPUTS if value.get(name) is not None] if given is not value else []
-    end = branches.end
+    end, before = branches.end, len(branches.nodes)
     for name in outputs:
         branches.end = end
-        _add(branches, value[name], name, model, ranked_below=name != outputs[0])
+        preferred = branches.nodes[before].key if len(branches.nodes) > before else None
+        _add(branches, value[name], name, model, preferred)
         branches.close()
     return branches.conversation(value.get("id"), seen)
 
 
-def _add(branches: Branches, messages: Any, place: str, model: str | None, *, ranked_below: bool = False) -> None:
+def _add(branches: Branches, messages: Any, place: str, model: str | None, preferred: str | None = None) -> None:
     if not isinstance(messages, list):
         raise DefectiveError(place, "it is no list of messages")
     for number, message in enumerate(messages):
-        branches.add(_rows(message, f"{place}[{number}]", model), ranked_below=ranked_below and not number)
+        branches.add(_rows(message, f"{place}[{number}]", model), None if number else preferred)
 
 
 def _rows(message: Any, place: str, model: str | None) -> list[Row]:
@@ -152,20 +154,12 @@ def split_definitions(messages: Iterable[Told]) -> tuple[dict[str, Any], list[To
     for told in messages:
         parsed = None
         if told.role == "system" and told.tool_name in DEFINITIONS and told.tool_name not in definitions:
-            parsed = _list_in(told.content)
-        if parsed is None:
-            left.append(told)
-        else:
+            parsed = read_json(told.content)
+        if isinstance(parsed, list):
             definitions[str(told.tool_name)] = parsed
+        else:
+            left.append(told)
     return definitions, left
-
-
-def _list_in(text: str) -> list[Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, list) else None
 
 
 def written(messages: Iterable[Told]) -> list[dict[str, Any]]:
@@ -189,14 +183,14 @@ def _takes_calls(message: dict[str, Any]) -> bool:
     return message["role"] == "assistant" and bool("tool_calls" in message or message["content"])
 
 
-def _function(told: Told) -> dict[str, str | None]:
-    return {"name": told.tool_name, "arguments": told.content}
+def _function(told: Told) -> dict[str, str]:
+    return {"name": told.tool_name or UNNAMED, "arguments": told.content}
 
 
 def _message(told: Told) -> dict[str, Any]:
     if told.role != "tool":
         return {"role": told.role, "content": told.content}
-    name = {} if told.tool_name is None else {"name": told.tool_name}
     if told.tool_call_id is None:  # the form before tool_calls
-        return {"role": "function", **name, "content": told.content}
+        return {"role": "function", "name": told.tool_name or UNNAMED, "content": told.content}
+    name = {} if told.tool_name is None else {"name": told.tool_name}
     return {"role": "tool", "tool_call_id": told.tool_call_id, **name, "content": told.content}

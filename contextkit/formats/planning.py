@@ -105,7 +105,6 @@ class Plan:
         if start is None or any(unit.id in self.at for unit in tree.units):
             start = self.run.now
         root = self._root(tree)
-        overtaken = self._overtaken(tree)
         for unit in tree.units:
             if unit.id in self.at:
                 self._report(self.places[self.at[unit.id][0]])
@@ -113,7 +112,7 @@ class Plan:
             parent, version = self.at[unit.parent] if unit.parent else (root, 0 if root else None)
             place = self.places[parent] if parent else None
             if place is None or place.tip != version:
-                id_ = context_id(unit.id, ranked_below=unit.ranked_below and unit.id not in overtaken)
+                id_ = context_id(unit.id, unit.below)
                 place = self._new(id_, tree.conversation.name, parent, version, start)
             if unit.parent is None:
                 root = root or place.id
@@ -123,17 +122,6 @@ class Plan:
     def _root(self, tree: Tree) -> str | None:
         stored = [self.at[unit.id][0] for unit in tree.units if unit.parent is None and unit.id in self.at]
         return next((id_ for id_ in stored if self.places[id_].parent_id is None), stored[0] if stored else None)
-
-    def _overtaken(self, tree: Tree) -> set[str]:
-        """Ids of new rows that the source has before a stored sibling, though their context will come after it."""
-        parents: set[str | None] = set()
-        overtaken = set()
-        for unit in reversed(tree.units):
-            if unit.id in self.at:
-                parents.add(unit.parent)
-            elif unit.parent in parents:
-                overtaken.add(unit.id)
-        return overtaken
 
     def _new(self, id_: str, name: str | None, parent: str | None, version: int | None, start: datetime) -> Place:
         created_at = start + timedelta(microseconds=self.run.made)

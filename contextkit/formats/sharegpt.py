@@ -5,7 +5,8 @@ conversation is named `call_n`, and results answer the calls before them in orde
 message with the tool name `tools`. What is not kept: everything else beside the conversation.
 
 Written: JSON Lines, a line per history. What is lost, beside what `openai` loses: ids of calls, so that results answer
-the calls before them in order; and where the tool definitions stood.
+the calls before them in order; the spelling of their arguments; and where the tool definitions stood. Turns are as the
+messages are, and so do not always alternate, as some trainers want it.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Row
 from contextkit.formats.files import Source
 from contextkit.formats.histories import History, Told
-from contextkit.formats.turns import Branches, as_json, read_each, text_of
+from contextkit.formats.turns import Branches, as_json, read_each, read_json, text_of
 
 ROLES = {
     "human": "user",
@@ -59,15 +60,15 @@ def _conversation(value: Any, seen: dict[str, int]) -> Conversation:
         branches.add([Row("system", tools if isinstance(tools, str) else as_json(tools), tool_name="tools")])
     for number, turn in enumerate(value["conversations"]):
         branches.add(_rows(turn, f"conversations[{number}]", calls))
-    end, before = branches.end, calls
+    end, before, first = branches.end, calls, len(branches.nodes)
     for name in ("chosen", "rejected"):
         if value.get(name) is None:
             continue
         branches.end, calls = end, before.copy()
+        preferred = branches.nodes[first].key if len(branches.nodes) > first else None
         answers = value[name] if isinstance(value[name], list) else [value[name]]
         for number, turn in enumerate(answers):
-            ranked_below = branches.active is not None and not number
-            branches.add(_rows(turn, f"{name}[{number}]", calls), ranked_below=ranked_below)
+            branches.add(_rows(turn, f"{name}[{number}]", calls), None if number else preferred)
         branches.close()
     return branches.conversation(value.get("id"), seen)
 
@@ -144,23 +145,21 @@ def _defines_tools(told: Told) -> bool:
 
 def _turns(messages: list[Told]) -> Iterator[dict[str, str]]:
     """Give a turn for each message, and one for calls in a row."""
-    for calls, group in groupby(messages, attrgetter("is_call")):
-        if calls:
-            made = [{"name": call.tool_name, "arguments": _arguments(call.content)} for call in group]
-            yield {"from": "function_call", "value": as_json(made[0] if len(made) == 1 else made)}
+    for is_call, group in groupby(messages, attrgetter("is_call")):
+        if is_call:
+            yield from ({"from": "function_call", "value": value} for value in _values(list(group)))
         else:
-            yield from ({"from": _speaker(told), "value": told.content} for told in group)
+            yield from ({"from": SPEAKERS[told.role], "value": told.content} for told in group)
 
 
-def _speaker(told: Told) -> str:
-    is_unnamed_call = told.role == "assistant" and told.tool_call_id is not None
-    return "function_call" if is_unnamed_call else SPEAKERS[told.role]
+def _values(calls: list[Told]) -> list[str]:
+    """Give the calls as JSON; each as it is stored, where one has no name."""
+    if any(call.tool_name is None for call in calls):
+        return [call.content for call in calls]
+    made = [{"name": call.tool_name, "arguments": _arguments(call.content)} for call in calls]
+    return [as_json(made[0] if len(made) == 1 else made)]
 
 
 def _arguments(content: str) -> Any:
-    """Give the arguments as JSON where they come back from it letter by letter, else as text."""
-    try:
-        value = json.loads(content)
-        return content if isinstance(value, str) or as_json(value) != content else value
-    except (ValueError, RecursionError):
-        return content
+    value = read_json(content)
+    return value if isinstance(value, dict) else content

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Node, Row
-from contextkit.formats.files import Source
+from contextkit.formats.files import Source, is_storable
 
 
 def read_each(source: Source, made: Callable[[Any, dict[str, int]], Conversation]) -> Iterator[Conversation | Defect]:
@@ -30,8 +30,8 @@ class Branches:
     """End of the first branch that was closed."""
     _keys: set[str] = field(default_factory=set)
 
-    def add(self, rows: list[Row], *, ranked_below: bool = False) -> None:
-        """Add a message after the end, which moves to it."""
+    def add(self, rows: list[Row], below: str | None = None) -> None:
+        """Add a message after the end, which moves to it; `below` is the key of the answer preferred to it."""
         told = [[row.role, row.content, row.tool_call_id, row.tool_name] for row in rows]
         base = _digest([self.end, told])
         key, number = base, 1
@@ -39,7 +39,7 @@ class Branches:
             number += 1
             key = f"{base}-{number}"
         self._keys.add(key)
-        self.nodes.append(Node(key, self.end, tuple(rows), ranked_below=ranked_below))
+        self.nodes.append(Node(key, self.end, tuple(rows), below=below))
         self.end = key
 
     def close(self) -> None:
@@ -75,6 +75,16 @@ def text_of(value: object, place: str) -> str | None:
     if not isinstance(value, str | None):
         raise DefectiveError(place, "it is no text")
     return value
+
+
+def read_json(text: str) -> Any:
+    """Give the value of a JSON text; None if it is none, or holds what cannot be written as JSON again."""
+    try:
+        value = json.loads(text)
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    return value if is_storable(written) else None
 
 
 def as_json(value: object) -> str:

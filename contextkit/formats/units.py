@@ -23,7 +23,8 @@ class Unit:
     row: Row
     created_at: datetime | None
     deleted_at: datetime | None
-    ranked_below: bool
+    below: str | None
+    """Id of the sibling's first row that the source prefers to it."""
 
 
 @dataclass(slots=True)
@@ -53,12 +54,12 @@ def message_id(format: str, conversation: str, node: str, row: int = 0) -> str:
     return id_of(f"{name}/{row}" if row else name)
 
 
-def context_id(first: str, *, ranked_below: bool = False) -> str:
-    """Id of the context that a message begins; another one where the source prefers the siblings before it.
+def context_id(first: str, below: str | None = None) -> str:
+    """Id of the context that a message begins; another one where the source prefers a sibling, `below`, to it.
 
-    No column holds that, and the id is free to say it: who has both ids can tell.
+    No column holds that, and the id is free to say it: who has the ids of both messages can tell.
     """
-    return id_of(f"context/{first}/ranked below" if ranked_below else f"context/{first}")
+    return id_of(f"context/{first}" if below is None else f"context/{first}/below/{below}")
 
 
 def id_of(name: str) -> str:
@@ -93,7 +94,9 @@ def tree_of(format: str, conversation: Conversation, links: dict[str, str]) -> T
         for number, row in enumerate(node.rows):
             _check(node, row)
             id_ = message_id(format, conversation.scope(conversation.key), node.key, number)
-            units.append(Unit(id_, parent, row, node.created_at, node.deleted_at, node.ranked_below and not number))
+            preferred = by_node[node.below] if node.below and not number else []
+            below = preferred[0].id if preferred else None
+            units.append(Unit(id_, parent, row, node.created_at, node.deleted_at, below))
             parent = id_
         ends[node.key] = parent
     active = _active_path(conversation)

@@ -47,20 +47,46 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any
 
 
 def select_families(*where: Condition) -> Select[Any]:
-    """context_id, root_id and latest_version of contexts, those of a root together; by the creation of both.
+    """context_id, root_id and most_messages of contexts, those of a root together; by the creation of both.
 
-    In a cycle root_id is null.
+    most_messages is at least the length of the history: of each context in the lineage, the rows that it has or the
+    versions that are inherited from it, whichever are fewer. In a cycle root_id is null.
     """
     numbered = select(Context.id, func.row_number().over().label("place"))
     asked = filter_contexts(numbered, where, include_deleted=False).cte("asked")
-    place = _places(lineage_of(asked))
+    lineage = lineage_of(asked)
+    place = _places(lineage)
+    most = _most_messages(lineage)
     root = aliased(Context, name="root")
     return (
-        select(Context.id.label("context_id"), place.c.root_id, Context.latest_version)
+        select(
+            Context.id.label("context_id"), place.c.root_id, func.coalesce(most.c.messages, 0).label("most_messages")
+        )
         .join(asked, asked.c.id == Context.id)
         .outerjoin(place, place.c.context_id == Context.id)
+        .outerjoin(most, most.c.context_id == Context.id)
         .outerjoin(root, root.id == place.c.root_id)
         .order_by(root.created_at, root.id, Context.created_at, Context.id)
+    )
+
+
+def _most_messages(lineage: CTE) -> CTE:
+    rows = (
+        select(Message.context_id, func.count().label("rows"))
+        .where(Message.context_id.in_(select(lineage.c.id)))
+        .group_by(Message.context_id)
+        .cte("stored")
+    )
+    inherited = func.lag(lineage.c.fork_version).over(partition_by=lineage.c.asked, order_by=lineage.c.depth)
+    passed = select(lineage.c.asked, lineage.c.id, inherited.label("inherited")).subquery("passed")
+    # least() passes over nulls, as of the context itself.
+    return (
+        select(
+            passed.c.asked.label("context_id"), func.sum(func.least(rows.c.rows, passed.c.inherited)).label("messages")
+        )
+        .join(rows, rows.c.context_id == passed.c.id)
+        .group_by(passed.c.asked)
+        .cte("most")
     )
 
 
