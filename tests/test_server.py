@@ -388,13 +388,6 @@ def test_joining_again_is_quick_and_leaving_twice_is_fine(joined: EmbeddedServer
     assert list((joined.home / "holders").iterdir()) == []
 
 
-def test_the_first_start_takes_less_than_five_seconds(place: Path) -> None:
-    started = time.monotonic()
-    with held(place) as server:
-        assert ask(server, "select 1") == 1
-    assert time.monotonic() - started < 5
-
-
 def test_the_server_runs_until_the_last_object_of_a_process_leaves(used: Path) -> None:
     with held(used) as first:
         with held(used) as second:
