@@ -4,13 +4,12 @@ import json
 import math
 import threading
 from binascii import hexlify
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import adbc_driver_postgresql
@@ -29,11 +28,10 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import CompileError, InvalidRequestError
 
 from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
+from contextkit.interrupts import interruptible
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import VectorColumn
-
-_Result = TypeVar("_Result")
 
 LITERAL = {"literal_binds": True}
 _DIALECT = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -273,25 +271,7 @@ def _bulk_cursor(engine: Engine) -> Iterator[Any]:
 def _fetch_bulk(engine: Engine, sql: str, rows: int) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
     with _bulk_cursor(engine) as cursor:
-        return _interruptible(lambda: _execute_bulk(engine, cursor, sql, rows), cursor.adbc_cancel)
-
-
-def _interruptible(work: Callable[[], _Result], cancel: Callable[[], None]) -> _Result:
-    """Result of work that waits outside Python; when the user interrupts it, it is cancelled and has ended.
-
-    In a thread of its own: in the main one ADBC keeps the interrupt to itself, or lets it wait for a batch.
-    """
-    with ThreadPoolExecutor(1) as executor:
-        future = executor.submit(work)
-        try:
-            while not wait([future], timeout=0.2).done:  # in steps, as Windows interrupts no wait
-                pass
-        except KeyboardInterrupt:
-            while not future.done():
-                cancel()
-                wait([future], timeout=0.1)
-            raise
-        return future.result()
+        return interruptible(lambda: _execute_bulk(engine, cursor, sql, rows), cursor.adbc_cancel)
 
 
 def _execute_bulk(engine: Engine, cursor: Any, sql: str, rows: int) -> list[Column] | None:

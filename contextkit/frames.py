@@ -28,18 +28,21 @@ from contextkit.queries import (
 
 NEVER_NULL = frozenset(
     [
+        "ef_construction",
         "forks",
         "latest_version",
+        "m",
         "message_count",
         "position",
         "query",
         "rank",
+        "size",
         "total_tokens",
         "turn",
         "version",
     ]
 )
-FLAGS = frozenset(["inherited"])
+FLAGS = frozenset(["building", "halfvec", "inherited", "valid"])
 NOT_NULL = {pa.string(): pd.StringDtype(na_value=np.nan)}
 NULLABLE = NOT_NULL | {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 BULK_HISTORIES = 20

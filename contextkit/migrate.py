@@ -12,8 +12,8 @@ from sqlalchemy import DDL, Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from contextkit.comparison import alone, context_of, differences_of, is_addition, operations_of, tables_of
-from contextkit.connection import READ_ONLY, direct_engine, settings_of, translated_errors
-from contextkit.errors import ContextkitError, ReadOnlyError, SchemaError
+from contextkit.connection import check_writable, direct_engine, settings_of, translated_errors
+from contextkit.errors import ContextkitError, SchemaError
 
 with alone():
     from alembic import command
@@ -134,9 +134,7 @@ def direct_transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _writing(engine: Engine) -> Iterator[Connection]:
-    settings = settings_of(engine)
-    if settings is not None and not settings.write:
-        raise ReadOnlyError(READ_ONLY)
+    check_writable(engine)
     with translated_errors(), alone(), direct_transaction(engine) as connection:
         yield connection
 

@@ -13,6 +13,7 @@ import contextkit
 PACKAGE = Path(contextkit.__file__).parent
 ORDER = [
     "errors",
+    "interrupts",
     "watcher",
     "server",
     "models",
@@ -27,7 +28,10 @@ ORDER = [
     "info",
     "store",
     "sample",
+    "indexes",
+    "asked",
     "neighbors",
+    "recall",
     "embed",
     "embedders",
     "formats",

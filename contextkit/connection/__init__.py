@@ -21,11 +21,13 @@ from contextkit.server import EmbeddedServer
 __all__ = [
     "READ_ONLY",
     "Settings",
+    "check_writable",
     "connect",
     "direct_engine",
     "explain",
     "is_pooled",
     "libpq_uri",
+    "separate_engine",
     "settings_of",
     "translated_errors",
 ]
@@ -118,20 +120,43 @@ def libpq_uri(engine: Engine) -> str:
     return f"postgresql:///?{urlencode(parameters, quote_via=quote)}"
 
 
+def check_writable(engine: Engine) -> None:
+    """Raise a ReadOnlyError if the engine was opened for reading."""
+    settings = settings_of(engine)
+    if settings is not None and not settings.write:
+        raise ReadOnlyError(READ_ONLY)
+
+
 @contextmanager
 def direct_engine(engine: Engine) -> Iterator[Engine]:
     """Engine past Neon's pooler, for what a pooler cannot carry; elsewhere the same engine."""
-    settings = settings_of(engine)
-    if settings is None or not is_pooled(engine.url):
+    if settings_of(engine) is None or not is_pooled(engine.url):
         yield engine
         return
-    endpoint, domain = (engine.url.host or "").lower().split(".", 1)
-    url = engine.url.set(host=f"{endpoint.removesuffix('-pooler')}.{domain}")
-    direct = _engine(url, replace(settings, pool_size=1))
-    try:
+    with separate_engine(engine, pool_size=1) as direct:
         yield direct
+
+
+@contextmanager
+def separate_engine(engine: Engine, *, pool_size: int) -> Iterator[Engine]:
+    """Engine with connections of its own, past Neon's pooler; of a foreign engine the same one."""
+    settings = settings_of(engine)
+    if settings is None:
+        yield engine
+        return
+    # Without the embedded server: the first engine holds it, and disposing of this one must not let it go.
+    separate = _engine(_direct_url(engine.url), replace(settings, pool_size=pool_size, server=None))
+    try:
+        yield separate
     finally:
-        direct.dispose()
+        separate.dispose()
+
+
+def _direct_url(url: URL) -> URL:
+    if not is_pooled(url):
+        return url
+    endpoint, domain = (url.host or "").lower().split(".", 1)
+    return url.set(host=f"{endpoint.removesuffix('-pooler')}.{domain}")
 
 
 def _check_numbers(

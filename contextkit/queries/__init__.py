@@ -11,6 +11,14 @@ from contextkit.queries.history import history_template as history_template
 from contextkit.queries.history import select_history as select_history
 from contextkit.queries.history import select_lineage_state as select_lineage_state
 from contextkit.queries.history import select_renumbered as select_renumbered
+from contextkit.queries.indexes import TRY_LOCK as TRY_LOCK
+from contextkit.queries.indexes import create_sql as create_sql
+from contextkit.queries.indexes import drop_sql as drop_sql
+from contextkit.queries.indexes import index_name as index_name
+from contextkit.queries.indexes import select_building as select_building
+from contextkit.queries.indexes import select_ground as select_ground
+from contextkit.queries.indexes import select_indexes as select_indexes
+from contextkit.queries.indexes import select_means as select_means
 from contextkit.queries.neighbors import OPERATORS as OPERATORS
 from contextkit.queries.neighbors import Distance as Distance
 from contextkit.queries.neighbors import select_embeddings as select_embeddings

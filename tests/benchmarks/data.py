@@ -9,9 +9,11 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 
 from contextkit import EMBEDDING_DIMENSIONS
 
+Vector = NDArray[np.float32]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TYPES = ["uuid", "uuid", "int8", "timestamptz", "text", "text", "int4", "text", "vector"]
 COPY = (
@@ -32,6 +34,31 @@ def write_flat(url: str, *, contexts: int, messages: int, content_bytes: int = 5
         places = ((c, version) for c in range(contexts) for version in range(1, each + 1))
         _write_messages(connection, places, content_bytes)
     _vacuum(url)
+
+
+def write_clusters(url: str, *, contexts: int, messages: int, clusters: int) -> None:
+    """Messages in clusters of unequal size; `token_count` is uniform in 0 to 9,999 and apart from the clusters."""
+    each = messages // contexts
+    with psycopg.connect(url) as connection:
+        _write_contexts(connection, [(context_id(c), None, None) for c in range(contexts)])
+        places = ((c, version) for c in range(contexts) for version in range(1, each + 1))
+        _write_messages(connection, places, 500, clustered(clusters))
+    _vacuum(url)
+
+
+def clustered(clusters: int, seed: int = 5) -> Iterator[Vector]:
+    """Endless unit vectors around as many centers; each cluster spreads in the same 64 directions, and a little in all."""
+    random = np.random.default_rng(seed)
+    centers = random.standard_normal((clusters, EMBEDDING_DIMENSIONS), dtype=np.float32)
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    spread = random.standard_normal((64, EMBEDDING_DIMENSIONS), dtype=np.float32) / np.sqrt(64 * EMBEDDING_DIMENSIONS)
+    noise = 0.1 / np.sqrt(EMBEDDING_DIMENSIONS)
+    sizes = 1 / np.arange(1, clusters + 1) ** 0.5
+    while True:
+        chosen = random.choice(clusters, 1000, p=sizes / sizes.sum())
+        block = centers[chosen] + 0.6 * random.standard_normal((1000, 64), dtype=np.float32) @ spread
+        block += noise * random.standard_normal(block.shape, dtype=np.float32)
+        yield from block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
 def write_chain(url: str, *, depth: int, messages: int) -> tuple[str, str]:
@@ -85,20 +112,33 @@ def _write_contexts(connection: psycopg.Connection, contexts: list[tuple[UUID, U
             copy.write_row(row)
 
 
-def _write_messages(connection: psycopg.Connection, places: Iterator[tuple[int, int]], content_bytes: int) -> None:
+def _scattered() -> Iterator[Vector]:
+    random = np.random.default_rng(6)
+    while True:
+        yield random.standard_normal(EMBEDDING_DIMENSIONS, dtype=np.float32)
+
+
+def _write_messages(
+    connection: psycopg.Connection,
+    places: Iterator[tuple[int, int]],
+    content_bytes: int,
+    vectors: Iterator[Vector] | None = None,
+) -> None:
     from pgvector.psycopg import register_vector
 
     register_vector(connection)
     random = np.random.default_rng(5)
+    vectors = vectors or _scattered()
     with connection.cursor() as cursor, cursor.copy(COPY) as copy:
         copy.set_types(TYPES)
         for number, (context, version) in enumerate(places):
             role = ("user", "assistant")[version % 2]
-            vector = random.standard_normal(EMBEDDING_DIMENSIONS, dtype=np.float32)
             content = f"message {number} says {'something of some length ' * 40}"[:content_bytes]
             created_at = START + timedelta(seconds=number)
             id_ = UUID(int=random.integers(1 << 62).item() << 64 | number)
-            copy.write_row((id_, context_id(context), version, created_at, role, content, 125, "atlas-large", vector))
+            tokens = random.integers(10_000).item()
+            row = (id_, context_id(context), version, created_at, role, content, tokens, "atlas-large", next(vectors))
+            copy.write_row(row)
 
 
 def _vacuum(url: str) -> None:

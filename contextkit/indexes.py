@@ -1,0 +1,292 @@
+"""Vector indexes (HNSW): built without blocking anyone, one at a time, and never left half built."""
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Connection, Engine, Row
+from sqlalchemy.exc import DBAPIError
+
+from contextkit.arrow import fetch
+from contextkit.connection import check_writable, separate_engine, translated_errors
+from contextkit.errors import ContextkitError, ContextkitWarning, DimensionError, SchemaError
+from contextkit.frames import to_frame
+from contextkit.interrupts import interruptible
+from contextkit.models import EMBEDDING_DIMENSIONS
+from contextkit.queries import (
+    TRY_LOCK,
+    Distance,
+    create_sql,
+    drop_sql,
+    index_name,
+    select_building,
+    select_ground,
+    select_indexes,
+    select_means,
+)
+
+OLDEST_PGVECTOR = (0, 8)
+"""The first with iterative scans; before it, a search with conditions loses rows."""
+QUIET_SECONDS = 2.0
+POLL_SECONDS = 0.2
+LINK_BYTES = 64
+"""Per message and m, of the graph while it is built; the vector itself comes on top."""
+MOST_MEMORY = 2 << 30
+MOST_WORKERS = 4
+NO_MEMORY = ("53100", "53200")
+
+
+def create_index(
+    engine: Engine,
+    distance: Distance = "cosine",
+    *,
+    halfvec: bool = False,
+    m: int = 16,
+    ef_construction: int = 64,
+    progress: bool = True,
+) -> pd.Series:
+    """The HNSW index that searches by a distance use, as a Series; built now unless there is one.
+
+    Reading and writing go on meanwhile. Two builds at once are fine: one waits for the other. An interrupt ends
+    the build on the server, too, and removes what there is of it. If its client is killed the server goes on
+    building: the next call waits for that, or removes what is left of it and builds anew.
+
+    The build has connections of its own, past Neon's pooler. Another transaction pooler cannot carry it: there,
+    give the server's own URL. It may use the memory that the graph takes, about 7 kB per message, 4 kB with
+    halfvec; but no more than 2 GB, or 8 times the server's shared_buffers, unless the server's own
+    maintenance_work_mem is more. What does not fit is built more slowly.
+
+    Args:
+        engine: from `connect(write=True)`.
+        distance: cosine, l2, inner or l1.
+        halfvec: index 16-bit numbers, for half the size. Searches still measure by the full vectors.
+        m: links per message, 2 to 100.
+        ef_construction: candidates for them, 4 to 1000 and at least 2 m.
+        progress: a bar, once it takes longer than two seconds.
+
+    Returns:
+        A row of `indexes_df`, and created: False if the index was there. One of another tool counts, too.
+
+    Raises:
+        SchemaError: tables are missing, pgvector is older than 0.8, or another relation has the index's name.
+        DimensionError: the column has another length.
+        ReadOnlyError: the engine was opened for reading.
+
+    The graph, m and ef_construction: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor
+    search using Hierarchical Navigable Small World graphs", 2018.
+    """
+    _check(distance, m, ef_construction)
+    with _opened(engine, progress=progress) as work:
+        _check_ground(work.connection)
+        found = work.lock(unless=lambda: find_index(work.connection, distance, halfvec=halfvec))
+        if found is None:
+            _build(work, distance, halfvec=halfvec, m=m, ef_construction=ef_construction)
+        elif (found.m, found.ef_construction) != (m, ef_construction):
+            warnings.warn(
+                f"the index {found.name} is there already, with m={found.m} and "
+                f"ef_construction={found.ef_construction}; to change that, drop it first",
+                ContextkitWarning,
+                stacklevel=2,
+            )
+        index: Any = found or find_index(work.connection, distance, halfvec=halfvec)
+        values: dict[str, Any] = {**index._mapping, "created": found is None}
+        return pd.Series(values, dtype=object)
+
+
+def drop_index(engine: Engine, distance: Distance = "cosine", *, halfvec: bool = False) -> int:
+    """Number of indexes dropped: 1, or 0 if there was none. Reading and writing go on meanwhile.
+
+    Raises:
+        ContextkitError: the index was made by another tool.
+        ReadOnlyError: the engine was opened for reading.
+    """
+    _check(distance, 16, 64)
+    with _opened(engine, progress=False) as work:
+        work.lock(unless=lambda: None)
+        if own := _own_index(work.connection, distance, halfvec=halfvec):
+            work.run(drop_sql(own.name))
+            return 1
+        if foreign := find_index(work.connection, distance, halfvec=halfvec):
+            raise ContextkitError(
+                f"the index {foreign.name} was not made by contextkit; to drop it nevertheless run: "
+                f"drop index concurrently {foreign.name}"
+            )
+        return 0
+
+
+def indexes_df(engine: Engine) -> pd.DataFrame:
+    """One row per vector index that searches can use once it is valid, of contextkit or another tool, by name.
+
+    That is HNSW over the whole column, or over its halfvec, and over all rows.
+
+    Args:
+        engine: from `connect`.
+
+    Returns:
+        name, distance, halfvec, m, ef_construction, size (bytes), valid, building (now, by one's own role).
+
+    Raises:
+        SchemaError: the tables are missing.
+    """
+    frame = to_frame(fetch(engine, select_indexes(), bulk=False))
+    frame.attrs = {"function": "indexes_df", "asked": {}}
+    return frame
+
+
+def find_index(connection: Connection, distance: Distance, *, halfvec: bool) -> Row[Any] | None:
+    """Give the row of a valid index, contextkit's own before others."""
+    rows = [row for row in _rows(connection, distance, halfvec=halfvec) if row.valid]
+    own = [row for row in rows if _is_own(row)]
+    return next(iter(own + rows), None)
+
+
+def _own_index(connection: Connection, distance: Distance, *, halfvec: bool) -> Row[Any] | None:
+    return next(filter(_is_own, _rows(connection, distance, halfvec=halfvec)), None)
+
+
+def _rows(connection: Connection, distance: Distance, *, halfvec: bool) -> list[Row[Any]]:
+    rows = connection.execute(select_indexes()).all()
+    return [row for row in rows if (row.distance, row.halfvec) == (distance, halfvec)]
+
+
+def _is_own(row: Row[Any]) -> bool:
+    return str(row.name).rpartition(".")[2] == index_name(row.distance, halfvec=row.halfvec)
+
+
+def _build(work: "_Work", distance: Distance, *, halfvec: bool, m: int, ef_construction: int) -> None:
+    name = index_name(distance, halfvec=halfvec)
+
+    def drop_rest() -> None:
+        rest = _own_index(work.connection, distance, halfvec=halfvec)
+        if rest is not None and not rest.valid:
+            work.run(drop_sql(rest.name))
+
+    drop_rest()
+    if work.connection.execute(select_ground(name)).one().taken:
+        raise SchemaError(f"{name} is the name of something else in this database; rename or drop that first")
+    means = work.connection.execute(select_means()).one()
+    work.set("maintenance_work_mem", f"{_memory(means, halfvec=halfvec, m=m) >> 10}kB")
+    create = create_sql(distance, halfvec=halfvec, m=m, ef_construction=ef_construction)
+    try:
+        work.set("max_parallel_maintenance_workers", max(means.workers, min(means.most_workers, MOST_WORKERS)))
+        try:
+            work.run(create, rows=means.rows)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in NO_MEMORY:
+                raise
+            # Workers share memory in a place of its own, which is 64 MB in a container unless somebody asked.
+            drop_rest()
+            work.set("max_parallel_maintenance_workers", 0)
+            work.run(create, rows=means.rows)
+    except BaseException:
+        if not work.connection.invalidated:
+            drop_rest()
+        raise
+
+
+def _memory(means: Row[Any], *, halfvec: bool, m: int) -> int:
+    """Bytes that a build may take."""
+    graph = means.rows * ((2 if halfvec else 4) * EMBEDDING_DIMENSIONS + m * LINK_BYTES)
+    return int(max(means.memory, min(graph, 8 * means.buffers, MOST_MEMORY)))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A connection that builds and holds the lock, and one that watches."""
+
+    connection: Connection
+    watching: Connection
+    progress: bool
+
+    def lock(self, unless: Callable[[], Row[Any] | None]) -> Row[Any] | None:
+        """Wait for the lock of all builds, or for what makes it needless.
+
+        Polled: whoever waits in a statement holds a snapshot, for which the build in turn waits.
+        """
+        locked = False
+        with self._bar(None) as bar:
+            while not (found := unless()) and not locked:
+                locked = bool(self.connection.scalar(TRY_LOCK))
+                if not locked:
+                    self._show(bar)
+                    time.sleep(POLL_SECONDS)
+        return found
+
+    def run(self, sql: str, rows: int | None = None) -> None:
+        """Run what takes long."""
+        driver: Any = self.connection.connection.driver_connection
+        with self._bar(rows) as bar:
+            interruptible(
+                lambda: self.connection.exec_driver_sql(sql), driver.cancel_safe, meanwhile=lambda: self._show(bar)
+            )
+            bar.update((rows or bar.n) - bar.n)
+
+    def set(self, name: str, value: object) -> None:
+        """Set a parameter of the connection."""
+        self.connection.exec_driver_sql(f"set {name} = '{value}'")
+
+    def _bar(self, rows: int | None) -> Any:
+        make = import_module("tqdm.auto").tqdm
+        return make(total=rows, unit=" messages", delay=QUIET_SECONDS, disable=not self.progress)
+
+    def _show(self, bar: Any) -> None:
+        building = self.watching.execute(select_building()).one_or_none()
+        if building is not None:
+            bar.set_description(building.phase, refresh=False)
+            if building.phase.startswith("building index"):
+                bar.update(building.tuples_done - bar.n)
+
+
+@contextmanager
+def _opened(engine: Engine, *, progress: bool) -> Iterator[_Work]:
+    check_writable(engine)
+    with (
+        translated_errors(),
+        separate_engine(engine, pool_size=2) as separate,
+        separate.connect() as connection,
+        separate.connect() as watching,
+    ):
+        # Concurrent builds run in no transaction, and whoever watches must not keep a snapshot.
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        watching.execution_options(isolation_level="AUTOCOMMIT")
+        work = _Work(connection, watching, progress)
+        work.set("statement_timeout", 0)
+        work.set("lock_timeout", 0)
+        try:
+            yield work
+        finally:
+            connection.invalidate()  # the lock and the settings end with it
+
+
+def _check(distance: str, m: int, ef_construction: int) -> None:
+    if distance not in get_args(Distance):
+        raise ValueError(f"distance is one of {', '.join(get_args(Distance))}, not {distance!r}")
+    for name, value, least, most in (("m", m, 2, 100), ("ef_construction", ef_construction, max(4, 2 * m), 1000)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+            raise ValueError(f"{name} is a whole number from {least} to {most}, not {value!r}")
+
+
+def _check_ground(connection: Connection) -> None:
+    ground = connection.execute(select_ground("messages")).one_or_none()
+    if ground is None or ground.pgvector is None:
+        raise SchemaError("the column messages.embedding is missing; schema_status(engine) lists what differs")
+    check_pgvector(ground.pgvector)
+    wanted = f"vector({EMBEDDING_DIMENSIONS})"
+    if ground.type.rpartition(".")[2] != wanted:
+        raise DimensionError(f"the column messages.embedding is {ground.type}, and contextkit needs {wanted}")
+
+
+def check_pgvector(version: str) -> None:
+    """Raise a SchemaError for a pgvector whose indexes lose rows."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_PGVECTOR:
+        raise SchemaError(
+            f"pgvector is {version}; indexes need 0.8 or newer. install it on the server, then run: "
+            "alter extension vector update"
+        )
