@@ -26,6 +26,7 @@ from contextkit.frames import (
     messages_df,
     read_df,
 )
+from contextkit.indexes import create_index, drop_index, indexes_df
 from contextkit.info import info
 from contextkit.migrate import generate, push, schema_status, upgrade
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
@@ -69,8 +70,10 @@ __all__ = [
     "append_messages",
     "connect",
     "contexts_df",
+    "create_index",
     "delete_context",
     "delete_messages",
+    "drop_index",
     "embed_missing",
     "embedding_matrix",
     "export_file",
@@ -80,6 +83,7 @@ __all__ = [
     "hashing_embedder",
     "history_df",
     "import_file",
+    "indexes_df",
     "info",
     "load_sample",
     "messages_batches",

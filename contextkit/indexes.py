@@ -147,6 +147,22 @@ def find_index(connection: Connection, distance: Distance, *, halfvec: bool) -> 
     return next(iter(own + rows), None)
 
 
+def indexes_to_search(connection: Connection, distance: Distance) -> list[Row[Any]]:
+    """Give the rows of the valid indexes for a distance, the best first.
+
+    Raises:
+        SchemaError: there are none, or pgvector is too old for them.
+    """
+    found = [find_index(connection, distance, halfvec=halfvec) for halfvec in (False, True)]
+    rows = [row for row in found if row is not None]
+    if not rows:
+        raise SchemaError(
+            f"no valid index is for the distance {distance}; create_index(engine, {distance!r}) builds one"
+        )
+    _check_pgvector(connection.execute(select_ground("messages")).one().pgvector)
+    return rows
+
+
 def _own_index(connection: Connection, distance: Distance, *, halfvec: bool) -> Row[Any] | None:
     return next(filter(_is_own, _rows(connection, distance, halfvec=halfvec)), None)
 
@@ -277,14 +293,13 @@ def _check_ground(connection: Connection) -> None:
     ground = connection.execute(select_ground("messages")).one_or_none()
     if ground is None or ground.pgvector is None:
         raise SchemaError("the column messages.embedding is missing; schema_status(engine) lists what differs")
-    check_pgvector(ground.pgvector)
+    _check_pgvector(ground.pgvector)
     wanted = f"vector({EMBEDDING_DIMENSIONS})"
     if ground.type.rpartition(".")[2] != wanted:
         raise DimensionError(f"the column messages.embedding is {ground.type}, and contextkit needs {wanted}")
 
 
-def check_pgvector(version: str) -> None:
-    """Raise a SchemaError for a pgvector whose indexes lose rows."""
+def _check_pgvector(version: str) -> None:
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_PGVECTOR:
         raise SchemaError(
             f"pgvector is {version}; indexes need 0.8 or newer. install it on the server, then run: "

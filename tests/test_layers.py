@@ -30,6 +30,7 @@ ORDER = [
     "sample",
     "indexes",
     "asked",
+    "answers",
     "neighbors",
     "recall",
     "embed",

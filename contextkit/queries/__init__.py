@@ -22,8 +22,11 @@ from contextkit.queries.indexes import select_means as select_means
 from contextkit.queries.neighbors import OPERATORS as OPERATORS
 from contextkit.queries.neighbors import Distance as Distance
 from contextkit.queries.neighbors import select_embeddings as select_embeddings
+from contextkit.queries.neighbors import select_matching as select_matching
 from contextkit.queries.neighbors import select_neighbors as select_neighbors
+from contextkit.queries.neighbors import select_neighbors_by_index as select_neighbors_by_index
 from contextkit.queries.neighbors import select_neighbors_of_many as select_neighbors_of_many
+from contextkit.queries.neighbors import set_search as set_search
 from contextkit.queries.rows import after_message as after_message
 from contextkit.queries.rows import lock_contexts as lock_contexts
 from contextkit.queries.rows import select_contexts as select_contexts

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pgvector.sqlalchemy import VECTOR
+from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import (
     ARRAY,
+    CTE,
     ColumnElement,
     Float,
     FromClause,
@@ -17,14 +18,16 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    literal_column,
     select,
     true,
 )
 
-from contextkit.models import Context, Message
+from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.queries.columns import Condition, live, message_columns, split_conditions
 
 Distance = Literal["cosine", "l2", "inner", "l1"]
+NAN = literal_column("float8 'NaN'", Float)
 OPERATORS: dict[Distance, str] = {"cosine": "<=>", "l2": "<->", "inner": "<#>", "l1": "<+>"}
 
 
@@ -45,6 +48,20 @@ def select_embeddings(ids: Sequence[str], *, include_deleted: bool = False) -> S
     )
 
 
+def select_matching(*where: Condition, limit: int | None = None, include_deleted: bool = False) -> Select[Any]:
+    """One row: how many messages meet the conditions, counted up to a limit, and how many of them are embedded."""
+    split_conditions(where)
+    matching = (
+        select(Message.embedding.is_not(None).label("embedded"))
+        .join(Context, Context.id == Message.context_id)
+        .where(*live(Context, Message, include_deleted=include_deleted), *where)
+        .limit(limit)
+        .subquery("matching")
+    )
+    columns: tuple[Any, ...] = (func.count().label("rows"), func.count().filter(matching.c.embedded).label("embedded"))
+    return select(*columns).select_from(matching)
+
+
 def select_neighbors(
     vector: NDArray[np.float32],
     *where: Condition,
@@ -52,14 +69,20 @@ def select_neighbors(
     distance: Distance = "cosine",
     own_id: str | None = None,
     include_deleted: bool = False,
+    zero: bool = False,
 ) -> Select[Any]:
-    """The k nearest messages to a vector, the message `own_id` left out; exact."""
+    """The k nearest messages to a vector, the message `own_id` left out; exact.
+
+    With `zero`, on request, how many messages have no distance, as all-zero ones under cosine; those come last.
+    """
     split_conditions(where)
     others = () if own_id is None else (Message.id != own_id,)
     nearest = _nearest(
         cast(vector, VECTOR), (*where, *others), k=k, distance=distance, include_deleted=include_deleted
     ).subquery("nearest")
-    return _ranked(nearest, (), ())
+    rank = func.row_number().over(order_by=(nearest.c.distance, nearest.c.message_id))
+    counted = (nearest.c.zero,) if zero else ()
+    return _with_messages(nearest, rank.label("rank"), nearest.c.distance, *counted).order_by(rank)
 
 
 def select_neighbors_of_many(
@@ -70,29 +93,114 @@ def select_neighbors_of_many(
     own_ids: Sequence[str | None],
     include_deleted: bool = False,
 ) -> Select[Any]:
-    """The same for each of many vectors in their text form, in one statement; `query` counts them from 0."""
+    """The same, zero included, for each of many vectors in their text form; `query` counts them from 0."""
     split_conditions(where)
+    asked = _asked(vectors, own_ids)
+    nearest = (
+        _nearest(
+            asked.c.vector,
+            (*where, Message.id.is_distinct_from(asked.c.own_id)),
+            k=k,
+            distance=distance,
+            include_deleted=include_deleted,
+            asked=asked,
+        )
+        .correlate(asked)
+        .lateral("nearest")
+    )
+    rank = func.row_number().over(partition_by=asked.c.place, order_by=(nearest.c.distance, nearest.c.message_id))
+    query = (asked.c.place - 1).label("query")
+    statement = select(query, rank.label("rank"), nearest.c.distance, nearest.c.zero, *message_columns())
+    return (
+        statement.select_from(asked)
+        .join(nearest, true())
+        .join(Message, Message.id == nearest.c.message_id)
+        .order_by(asked.c.place, rank)
+    )
+
+
+def select_neighbors_by_index(
+    vectors: Sequence[str],
+    *where: Condition,
+    k: int,
+    scanned: int,
+    halfvec: bool,
+    distance: Distance = "cosine",
+    own_ids: Sequence[str | None],
+    include_deleted: bool = False,
+) -> Select[Any]:
+    """The k nearest among the first `scanned` matching messages that an index gives, for each of many vectors.
+
+    Columns as of `select_neighbors_of_many` without zero, and what tells whether more would have to be scanned:
+    `place`, of the row in the order of the index; `found`, rows given by it; `furthest`, the distance of the
+    furthest of these. The index is used where sorting is switched off (`set_search`).
+    """
+    split_conditions(where)
+    asked = _asked(vectors, own_ids)
+    measured = Message.embedding.op(OPERATORS[distance], return_type=Float)(asked.c.vector)
+    half = HALFVEC(EMBEDDING_DIMENSIONS)
+    order = cast(Message.embedding, half).op(OPERATORS[distance])(cast(asked.c.vector, half)) if halfvec else measured
+    scan = (
+        select(Message.id.label("message_id"), measured.label("distance"))
+        .join(Context, Context.id == Message.context_id)
+        .where(
+            *live(Context, Message, include_deleted=include_deleted),
+            *where,
+            Message.id.is_distinct_from(asked.c.own_id),
+        )
+        .order_by(order)
+        .limit(scanned)
+        .correlate(asked)
+        .lateral("scan")
+    )
+    given = select(*scan.c, func.row_number().over().label("place")).correlate(asked).lateral("given")
+    window: dict[str, Any] = {"partition_by": asked.c.place}
+    ranked = (
+        select(
+            (asked.c.place - 1).label("query"),
+            func.row_number().over(order_by=(given.c.distance, given.c.message_id), **window).label("rank"),
+            func.count().over(**window).label("found"),
+            func.max(given.c.distance).over(**window).label("furthest"),
+            *given.c,
+        )
+        .select_from(asked)
+        .join(given, true())
+        .subquery("ranked")
+    )
+    own = (ranked.c.query, ranked.c.rank, ranked.c.distance, ranked.c.place, ranked.c.found, ranked.c.furthest)
+    return _with_messages(ranked, *own).where(ranked.c.rank <= k).order_by(ranked.c.query, ranked.c.rank)
+
+
+def set_search(ef_search: int) -> Select[Any]:
+    """Settings, for this transaction only, with which an index answers and loses no rows."""
+    settings = {
+        # Of an index scan the planner leaves out that every other plan reads the vectors, which are out of line.
+        "enable_sort": "off",
+        "enable_indexscan": "on",
+        "enable_nestloop": "on",
+        "jit": "off",
+        "hnsw.ef_search": ef_search,
+        "hnsw.iterative_scan": "relaxed_order",
+        "hnsw.max_scan_tuples": 2**31 - 1,
+        # 1 GB, about ten million visited messages; a scan that stops there is completed exactly.
+        "work_mem": "64MB",
+        "hnsw.scan_mem_multiplier": 16,
+    }
+    return select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
+
+
+def _asked(vectors: Sequence[str], own_ids: Sequence[str | None]) -> CTE:
     given = (
         func.unnest(cast(list(vectors), ARRAY(Text)), cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
         .table_valued("text", "own_id", with_ordinality="place", name="given")
         .render_derived()
     )
     # Materialized, or every vector would be read from its text again for every message.
-    asked = (
+    return (
         select(cast(given.c.text, VECTOR).label("vector"), given.c.own_id, given.c.place)
         .cte("asked")
         .prefix_with("materialized")
     )
-    not_itself = Message.id.is_distinct_from(asked.c.own_id)
-    nearest = _nearest(
-        asked.c.vector,
-        (*where, not_itself),
-        k=k,
-        distance=distance,
-        include_deleted=include_deleted,
-    ).lateral("nearest")
-    query = (asked.c.place - 1).label("query")
-    return _ranked(nearest, (query,), (asked.c.place,)).select_from(asked).join(nearest, true())
 
 
 def _nearest(
@@ -102,22 +210,21 @@ def _nearest(
     k: int,
     distance: Distance,
     include_deleted: bool,
+    asked: CTE | None = None,
 ) -> Select[Any]:
     # Adding zero keeps an index, which may leave rows out, from answering the order.
-    measured = Message.embedding.op(OPERATORS[distance], return_type=Float)(vector)
-    apart = (measured + literal(0.0)).label("distance")
-    return (
-        select(apart, *message_columns())
+    apart = Message.embedding.op(OPERATORS[distance], return_type=Float)(vector) + literal(0.0)
+    measured: FromClause = (
+        select(Message.id.label("message_id"), apart.label("distance"))
         .join(Context, Context.id == Message.context_id)
         .where(Message.embedding.is_not(None), *live(Context, Message, include_deleted=include_deleted), *where)
-        .order_by(apart, Message.id)
-        .limit(k)
+        .offset(0)  # else every use of the distance would measure it again
+        .correlate(asked)
+        .lateral("measured")
     )
+    zero = func.count().filter(measured.c.distance == NAN).over()
+    return select(*measured.c, zero.label("zero")).order_by(measured.c.distance, measured.c.message_id).limit(k)
 
 
-def _ranked(
-    nearest: FromClause, columns: tuple[ColumnElement[Any], ...], order: tuple[ColumnElement[Any], ...]
-) -> Select[Any]:
-    nearness = (nearest.c.distance, nearest.c.message_id)
-    rank = func.row_number().over(partition_by=order or None, order_by=nearness)
-    return select(*columns, rank.label("rank"), *nearest.c).order_by(*order, rank)
+def _with_messages(nearest: FromClause, *columns: ColumnElement[Any]) -> Select[Any]:
+    return select(*columns, *message_columns()).join_from(nearest, Message, Message.id == nearest.c.message_id)
