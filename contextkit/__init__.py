@@ -39,6 +39,7 @@ from contextkit.queries import (
     select_messages,
     select_neighbors,
 )
+from contextkit.recall import recall_df
 from contextkit.sample import load_sample
 from contextkit.steps import to_openai, with_turn
 from contextkit.store import (
@@ -93,6 +94,7 @@ __all__ = [
     "preferences_df",
     "push",
     "read_df",
+    "recall_df",
     "restore_context",
     "restore_messages",
     "schema_status",

@@ -30,7 +30,7 @@ FEW_ROWS = 10_000
 MOST_EF_SEARCH = 1000
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
-SPARE = 10
+SPARE = 40
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def index_answer(
         ef_search: None for what k needs.
         most: how many embedded messages match; None if that is not known.
     """
-    ef_search = int(ef_search or min(max(2 * terms.k + SPARE, 100), MOST_EF_SEARCH))
+    ef_search = int(ef_search or min(max(SCANS[0] * terms.k + SPARE, 100), MOST_EF_SEARCH))
     connection.execute(set_search(ef_search))
     found: list[pd.DataFrame] = []
     opened, few = list(range(len(asked.vectors))), list[int]()

@@ -28,7 +28,9 @@ from contextkit.queries import (
 
 NEVER_NULL = frozenset(
     [
+        "completed",
         "ef_construction",
+        "ef_search",
         "forks",
         "latest_version",
         "m",

@@ -26,6 +26,7 @@ from contextkit.queries.neighbors import select_matching as select_matching
 from contextkit.queries.neighbors import select_neighbors as select_neighbors
 from contextkit.queries.neighbors import select_neighbors_by_index as select_neighbors_by_index
 from contextkit.queries.neighbors import select_neighbors_of_many as select_neighbors_of_many
+from contextkit.queries.neighbors import select_sample as select_sample
 from contextkit.queries.neighbors import set_search as set_search
 from contextkit.queries.rows import after_message as after_message
 from contextkit.queries.rows import lock_contexts as lock_contexts

@@ -62,6 +62,17 @@ def select_matching(*where: Condition, limit: int | None = None, include_deleted
     return select(*columns).select_from(matching)
 
 
+def select_sample(size: int) -> Select[Any]:
+    """message_id of so many embedded, live messages: always the same ones while these stay, in no order of theirs."""
+    return (
+        select(Message.id.label("message_id"))
+        .join(Context, Context.id == Message.context_id)
+        .where(Message.embedding.is_not(None), *live(Context, Message, include_deleted=False))
+        .order_by(func.md5(cast(Message.id, Text)))
+        .limit(size)
+    )
+
+
 def select_neighbors(
     vector: NDArray[np.float32],
     *where: Condition,

@@ -47,7 +47,7 @@ def write_clusters(url: str, *, contexts: int, messages: int, clusters: int) -> 
 
 
 def clustered(clusters: int, seed: int = 5) -> Iterator[Vector]:
-    """Endless unit vectors around as many centers; each cluster spreads in the same 64 directions, and a little in all."""
+    """Endless unit vectors around as many centers; each cluster spreads in the same 64 directions."""
     random = np.random.default_rng(seed)
     centers = random.standard_normal((clusters, EMBEDDING_DIMENSIONS), dtype=np.float32)
     centers /= np.linalg.norm(centers, axis=1, keepdims=True)

@@ -141,8 +141,8 @@ def measure(url: str, engine: Engine) -> None:
             [
                 "# Searches under conditions",
                 "",
-                f"Written by `make bench-neighbors`: {MESSAGES:,} messages of 1536 dimensions in {CLUSTERS} clusters of",
-                "unequal size, cosine, embedded server over its socket. A condition lets through the given share of",
+                f"Written by `make bench-neighbors`: {MESSAGES:,} messages of 1536 dimensions in {CLUSTERS} clusters",
+                "of unequal size, cosine, embedded server over its socket. A condition lets through the given share of",
                 f"the messages, apart from the clusters. {QUERIES} queries each: rows found, recall against comparing",
                 "with all, median milliseconds of `neighbors_df`. *plain* is one statement through psycopg with its",
                 "defaults (ef_search 40, no iterative scan), sorting switched off so that it takes the index.",
