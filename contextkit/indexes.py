@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -142,19 +142,16 @@ def indexes_df(engine: Engine) -> pd.DataFrame:
 
 def find_index(connection: Connection, distance: Distance, *, halfvec: bool) -> Row[Any] | None:
     """Give the row of a valid index, contextkit's own before others."""
-    rows = [row for row in _rows(connection, distance, halfvec=halfvec) if row.valid]
-    own = [row for row in rows if _is_own(row)]
-    return next(iter(own + rows), None)
+    return next((row for row in _valid(connection, distance) if row.halfvec == halfvec), None)
 
 
 def indexes_to_search(connection: Connection, distance: Distance) -> list[Row[Any]]:
-    """Give the rows of the valid indexes for a distance, the best first.
+    """Give the rows of the valid indexes for a distance, over whole vectors before halfvec.
 
     Raises:
         SchemaError: there are none, or pgvector is too old for them.
     """
-    found = [find_index(connection, distance, halfvec=halfvec) for halfvec in (False, True)]
-    rows = [row for row in found if row is not None]
+    rows = sorted(_valid(connection, distance), key=lambda row: row.halfvec)
     if not rows:
         raise SchemaError(
             f"no valid index is for the distance {distance}; create_index(engine, {distance!r}) builds one"
@@ -163,13 +160,14 @@ def indexes_to_search(connection: Connection, distance: Distance) -> list[Row[An
     return rows
 
 
+def _valid(connection: Connection, distance: Distance) -> list[Row[Any]]:
+    rows = [row for row in connection.execute(select_indexes()) if row.valid and row.distance == distance]
+    return sorted(rows, key=lambda row: not _is_own(row))
+
+
 def _own_index(connection: Connection, distance: Distance, *, halfvec: bool) -> Row[Any] | None:
-    return next(filter(_is_own, _rows(connection, distance, halfvec=halfvec)), None)
-
-
-def _rows(connection: Connection, distance: Distance, *, halfvec: bool) -> list[Row[Any]]:
-    rows = connection.execute(select_indexes()).all()
-    return [row for row in rows if (row.distance, row.halfvec) == (distance, halfvec)]
+    rows = [row for row in connection.execute(select_indexes()) if _is_own(row)]
+    return next((row for row in rows if (row.distance, row.halfvec) == (distance, halfvec)), None)
 
 
 def _is_own(row: Row[Any]) -> bool:
@@ -237,11 +235,9 @@ class _Work:
 
     def run(self, sql: str, rows: int | None = None) -> None:
         """Run what takes long."""
-        driver: Any = self.connection.connection.driver_connection
+        cancel = cast(Any, self.connection.connection.driver_connection).cancel_safe
         with self._bar(rows) as bar:
-            interruptible(
-                lambda: self.connection.exec_driver_sql(sql), driver.cancel_safe, meanwhile=lambda: self._show(bar)
-            )
+            interruptible(lambda: self.connection.exec_driver_sql(sql), cancel, meanwhile=lambda: self._show(bar))
             bar.update((rows or bar.n) - bar.n)
 
     def set(self, name: str, value: object) -> None:
@@ -254,10 +250,13 @@ class _Work:
 
     def _show(self, bar: Any) -> None:
         building = self.watching.execute(select_building()).one_or_none()
-        if building is not None:
-            bar.set_description(building.phase, refresh=False)
-            if building.phase.startswith("building index"):
-                bar.update(building.tuples_done - bar.n)
+        if building is None or bar.disable:
+            return
+        bar.set_description(building.phase, refresh=False)
+        if building.phase.startswith("building index"):
+            bar.update(building.tuples_done - bar.n)
+        if bar.format_dict["elapsed"] >= QUIET_SECONDS:
+            bar.refresh()  # the phase may be all that changes
 
 
 @contextmanager
