@@ -1,0 +1,411 @@
+"""Searches by an index: used whatever the planner thinks, complete under any condition, and saying what ran."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+
+from contextkit import (
+    Context,
+    Message,
+    SchemaError,
+    add_context,
+    append_messages,
+    connect,
+    create_index,
+    drop_index,
+    embedding_matrix,
+    messages_df,
+    neighbors_df,
+)
+from tests.benchmarks.data import write_clusters
+from tests.conftest import _fresh
+
+ROWS = 2_000
+KINDS = {"vector": False, "halfvec": True}
+SHARES = {"all": 10_000, "50 %": 5_000, "5 %": 500, "2 %": 200, "0.5 %": 50, "none": 0}
+SEARCHES = ("enable_sort", "work_mem", "hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples")
+PLAIN = "select id from messages where token_count < {} order by embedding <=> %s::vector limit {}"
+USUAL = (
+    "select m.id, c.name from messages m join contexts c on c.id = m.context_id"
+    " where m.deleted_at is null and c.deleted_at is null order by m.embedding <=> %s::vector limit 10"
+)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def indexed(request: pytest.FixtureRequest, server_url: str, migrated: str) -> Iterator[Engine]:
+    """A database of clusters with an index of one kind; 30 messages of it are not embedded."""
+    for url in _fresh(server_url, migrated):
+        write_clusters(url, contexts=ROWS // 50, messages=ROWS, clusters=20)
+        engine = connect(url, write=True)
+        with engine.begin() as connection:
+            connection.execute(text("update messages set embedding = null where version = 1 and token_count < 7500"))
+        create_index(engine, halfvec=KINDS[request.param], progress=False)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def queries(indexed: Engine) -> NDArray[np.float32]:
+    frame = messages_df(indexed, Message.version == 7, embeddings=True)
+    return embedding_matrix(frame)[:8] * np.float32(0.9) + np.float32(0.001)
+
+
+def under(share: str) -> Any:
+    return Message.token_count < SHARES[share]
+
+
+@contextmanager
+def plans(engine: Engine) -> Iterator[list[str]]:
+    """How the server runs each search of an index, under the settings of its transaction."""
+    seen: list[str] = []
+
+    def explain(connection: Connection, _cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
+        if "AS scan" in sql:
+            cursor = connection.connection.cursor()
+            cursor.execute(f"explain {sql}", parameters)
+            seen.append("\n".join(row[0] for row in cursor.fetchall()))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+
+
+def by_index(plan: str) -> bool:
+    """Whether messages are read in the order of an index of vectors, and then only by their ids."""
+    return plan.count("Index Scan using contextkit_cosine") == 1 and "Order By" in plan
+
+
+def pure(frame: Any) -> Any:
+    return frame[[name for name in ("query", "rank", "message_id", "distance") if name in frame]]
+
+
+# The traps
+
+
+def url_of(engine: Engine) -> str:
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def test_a_condition_of_two_percent_gives_k_rows_where_plain_sql_loses_them(
+    indexed: Engine, queries: NDArray[np.float32]
+) -> None:
+    with psycopg.connect(url_of(indexed)) as connection:
+        connection.execute("set enable_sort = off")
+        vector = str(queries[0].tolist())
+        order = {"vector": "embedding <=> %s::vector", "halfvec": "embedding::halfvec(1536) <=> %s::halfvec(1536)"}
+        kind = "halfvec" if "halfvec" in str(indexes(indexed)) else "vector"
+        plain = f"select id from messages where token_count < 200 order by {order[kind]} limit 20"
+        assert "Index Scan" in str(connection.execute(f"explain {plain}", [vector]).fetchall())
+        assert len(connection.execute(plain, [vector]).fetchall()) < 5
+    for mode in ("auto", "exact", "index"):
+        assert len(neighbors_df(indexed, queries[0], under("2 %"), k=20, mode=mode)) == 20  # type: ignore[arg-type]
+
+
+def indexes(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        found = connection.execute(text("select indexname from pg_indexes where indexname like 'contextkit%idx'"))
+        return list(found.scalars())
+
+
+def test_a_larger_ef_search_does_not_leave_the_index_where_plain_sql_does(server_url: str, migrated: str) -> None:
+    for url in _fresh(server_url, migrated):
+        write_clusters(url, contexts=40, messages=ROWS, clusters=20)
+        engine = connect(url, write=True)
+        create_index(engine, progress=False)
+        query = embedding_matrix(messages_df(engine, Message.version == 7, embeddings=True).head(1))[0]
+        with psycopg.connect(url) as connection:
+
+            def planned(ef_search: int) -> str:
+                connection.execute(f"set hnsw.ef_search = {ef_search}")
+                return str(connection.execute(f"explain {USUAL}", [str(query.tolist())]).fetchall())
+
+            assert "contextkit_cosine_idx" in planned(40)
+            assert "contextkit_cosine_idx" not in planned(400)
+            connection.execute("set enable_seqscan = off")  # the usual advice
+            connection.execute(
+                "update pg_index set indisvalid = true where indexrelid = 'messages_deleted_at_idx'::regclass"
+            )
+            assert "contextkit_cosine_idx" not in planned(1000)
+        with plans(engine) as seen:
+            for ef_search in (1, 10, 40, 100, 200, 400, 1000):
+                assert len(neighbors_df(engine, query, mode="index", ef_search=ef_search)) == 10
+        assert len(seen) >= 7
+        assert all(map(by_index, seen))
+        engine.dispose()
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_an_index_is_used_whatever_the_condition_k_and_ef_search(
+    indexed: Engine, queries: NDArray[np.float32], share: str
+) -> None:
+    ids = messages_df(indexed, Message.version == 9)["message_id"][:3]
+    with plans(indexed) as seen:
+        for k in (1, 20, 300):
+            for ef_search in (None, 10, 1000):
+                for query in (queries[0], queries[:3], ids):
+                    neighbors_df(indexed, query, under(share), k=k, mode="index", ef_search=ef_search)
+    assert len(seen) >= 27
+    assert all(map(by_index, seen))
+
+
+# How many, and which
+
+
+@pytest.mark.parametrize("mode", ["auto", "exact", "index"])
+@pytest.mark.parametrize("share", SHARES)
+def test_always_as_many_rows_as_k_and_the_condition_allow(
+    indexed: Engine, queries: NDArray[np.float32], mode: Any, share: str
+) -> None:
+    matching = len(messages_df(indexed, under(share), Message.embedding.is_not(None)))
+    for k in (1, 10, 100, 5_000):
+        expected = [min(k, matching)] * 2
+        batch = neighbors_df(indexed, queries[:2], under(share), k=k, mode=mode)
+        assert [(batch["query"] == row).sum() for row in (0, 1)] == expected
+        assert [len(neighbors_df(indexed, query, under(share), k=k, mode=mode)) for query in queries[:2]] == expected
+        exact = neighbors_df(indexed, queries[:2], under(share), k=k, mode="exact")
+        assert recall(batch, exact) >= 0.97
+        assert batch["rank"].tolist() == exact["rank"].tolist()
+        assert (batch.groupby("query")["distance"].is_monotonic_increasing).all()
+
+
+def recall(found: Any, exact: Any) -> float:
+    keys = ["query", "message_id"]
+    return len(found[keys].merge(exact[keys])) / len(exact) if len(exact) else 1.0
+
+
+def test_what_an_index_finds_is_measured_and_ordered_as_exactly(indexed: Engine, queries: NDArray[np.float32]) -> None:
+    for query in queries:
+        exact = pure(neighbors_df(indexed, query, k=ROWS, mode="exact")).set_index("message_id")["distance"]
+        found = neighbors_df(indexed, query, k=50, mode="index")
+        assert found["distance"].tolist() == exact[found["message_id"]].tolist()
+        assert list(found.columns) == list(neighbors_df(indexed, query, k=1).columns)
+        assert found.dtypes.tolist() == neighbors_df(indexed, query, k=1).dtypes.tolist()
+
+
+def test_a_batch_by_an_index_is_one_statement_and_the_single_queries_one_after_the_other(
+    indexed: Engine, queries: NDArray[np.float32]
+) -> None:
+    with plans(indexed) as seen:
+        batch = neighbors_df(indexed, queries, under("50 %"), k=5, mode="index")
+    assert len(seen) == 1
+    for row, query in enumerate(queries):
+        single = neighbors_df(indexed, query, under("50 %"), k=5, mode="index")
+        together = batch[batch["query"] == row].drop(columns="query").reset_index(drop=True)
+        assert together.to_dict("list") == single.to_dict("list")
+
+
+def test_by_ids_an_index_leaves_the_asked_message_out(indexed: Engine) -> None:
+    ids = messages_df(indexed, Message.version == 9)["message_id"][:4]
+    found = neighbors_df(indexed, ids, k=7, mode="index")
+    assert found["query_message_id"].tolist() == np.repeat(ids, 7).tolist()
+    assert (found["query_message_id"] != found["message_id"]).all()
+    exact = neighbors_df(indexed, ids, k=7, mode="exact")
+    assert recall(found, exact) >= 0.97
+
+
+def test_max_distance_cuts_what_an_index_finds(indexed: Engine, queries: NDArray[np.float32]) -> None:
+    whole = neighbors_df(indexed, queries[0], k=20, mode="index")
+    bound = float(whole["distance"][11])
+    assert len(neighbors_df(indexed, queries[0], k=20, mode="index", max_distance=bound)) == 12
+
+
+def test_no_queries_by_an_index_give_an_empty_frame_like_a_full_one(
+    indexed: Engine, queries: NDArray[np.float32]
+) -> None:
+    full = neighbors_df(indexed, queries[:2], mode="index")
+    for empty in (
+        neighbors_df(indexed, np.zeros((0, 1536)), mode="index"),
+        neighbors_df(indexed, queries[:2], under("none"), mode="index"),
+    ):
+        assert len(empty) == 0
+        assert empty.dtypes.tolist() == full.dtypes.tolist()
+        assert list(empty.columns) == list(full.columns)
+
+
+# What ran
+
+
+def test_attrs_say_what_ran(indexed: Engine, queries: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
+    unembedded = len(messages_df(indexed, Message.embedding.is_(None)))
+    assert unembedded > 10
+    exact = neighbors_df(indexed, queries, k=3)
+    asked = {"where": 0, "k": 3, "distance": "cosine", "mode": "auto", "ef_search": None}
+    asked |= {"max_distance": None, "include_deleted": False}
+    done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0, "zero": 0}
+    made = {"without_embedding": unembedded, "k": 3, "queries": 8, "rows": 24}
+    assert exact.attrs == {"function": "neighbors_df", "asked": asked} | done | made
+    name = indexes(indexed)[0]
+    found = neighbors_df(indexed, queries, k=3, mode="index", ef_search=np.int64(50))
+    done = {"mode": "index", "index": name, "ef_search": 50, "completed": 0, "zero": None}
+    asked |= {"mode": "index", "ef_search": 50}
+    assert found.attrs == {"function": "neighbors_df", "asked": asked} | done | made
+    assert json.loads(json.dumps(found.attrs)) == found.attrs
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", 1_000)
+    many = neighbors_df(indexed, queries, k=3)
+    assert (many.attrs["mode"], many.attrs["index"], many.attrs["without_embedding"]) == ("index", name, None)
+    few = neighbors_df(indexed, queries, Message.token_count < 4_000, k=3)
+    assert (few.attrs["mode"], few.attrs["index"]) == ("exact", None)
+    assert few.attrs["without_embedding"] > 0
+    whole = neighbors_df(indexed, queries, k=3, mode="exact")
+    assert (whole.attrs["mode"], whole.attrs["without_embedding"]) == ("exact", unembedded)
+
+
+def test_auto_without_an_index_compares_with_all_and_counts_them(
+    indexed: Engine, queries: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", 10)
+    found = neighbors_df(indexed, queries[0], distance="l2", k=3)
+    assert (found.attrs["mode"], found.attrs["index"]) == ("exact", None)
+    assert found.attrs["without_embedding"] > 10
+
+
+@pytest.mark.parametrize(("k", "ef_search"), [(1, 100), (30, 100), (31, 102), (480, 1000), (481, 1000), (5_000, 1000)])
+def test_ef_search_is_what_k_needs(indexed: Engine, queries: NDArray[np.float32], k: int, ef_search: int) -> None:
+    assert neighbors_df(indexed, queries[0], k=k, mode="index").attrs["ef_search"] == ef_search
+
+
+def test_the_settings_end_with_the_transaction(indexed: Engine, queries: NDArray[np.float32]) -> None:
+    def shown() -> list[Any]:
+        with indexed.connect() as connection:
+            connection.execute(text("select '[1]'::vector"))
+            return [connection.execute(text(f"show {name}")).scalar_one() for name in SEARCHES]
+
+    before = shown()
+    neighbors_df(indexed, queries, k=3, mode="index", ef_search=77)
+    assert shown() == before
+
+
+def test_a_search_by_an_index_is_one_transaction(indexed: Engine, queries: NDArray[np.float32]) -> None:
+    begun: list[str] = []
+    event.listen(indexed, "begin", begun.append)
+    try:
+        neighbors_df(indexed, queries, k=3, mode="index")
+    finally:
+        event.remove(indexed, "begin", begun.append)
+    assert len(begun) == 1
+
+
+def test_readers_and_plain_engines_in_autocommit_search_by_an_index(
+    indexed: Engine, queries: NDArray[np.float32]
+) -> None:
+    reader = connect(url_of(indexed), statement_timeout=30)
+    plain = create_engine(make_url(url_of(indexed)).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    expected = neighbors_df(indexed, queries, under("5 %"), k=20, mode="index")
+    for engine in (reader, plain):
+        with plans(engine) as seen:
+            found = neighbors_df(engine, queries, under("5 %"), k=20, mode="index")
+        assert found.to_dict("list") == expected.to_dict("list")
+        assert all(map(by_index, seen))
+        engine.dispose()
+
+
+# What an index leaves open
+
+
+@pytest.mark.parametrize("halfvec", KINDS.values(), ids=KINDS)
+def test_equal_distances_are_ordered_by_id_in_every_mode(engine: Engine, halfvec: bool) -> None:
+    random = np.random.default_rng(3)
+    other = random.normal(size=(60, 1536)).astype(np.float32)
+    same = random.normal(size=1536).astype(np.float32)
+    vectors = [*other, *[same] * 400]
+    context = add_context(engine)
+    append_messages(engine, context, [{"role": "user", "content": "x", "embedding": row} for row in vectors])
+    create_index(engine, halfvec=halfvec, progress=False)
+    for k in (1, 5, 30, 399, 400, 401, 450):
+        exact = neighbors_df(engine, same, k=k, mode="exact")
+        found = neighbors_df(engine, same, k=k, mode="index")
+        assert found["message_id"].tolist() == exact["message_id"].tolist()
+        assert len(found) == k
+
+
+def test_messages_added_after_the_index_and_unseen_by_it_are_completed_exactly(engine: Engine) -> None:
+    random = np.random.default_rng(4)
+    vectors = random.normal(size=(40, 1536)).astype(np.float32)
+    context = add_context(engine)
+    rows = append_messages(engine, context, [{"role": "user", "content": "x", "embedding": row} for row in vectors])
+    create_index(engine, progress=False)
+    with engine.begin() as connection:
+        # An index that lost its rows, as after a fault: nothing but the exact answer has them.
+        connection.execute(text("create table kept as select * from messages"))
+        connection.execute(text("set local session_replication_role = replica"))
+        connection.execute(
+            text("update pg_index set indisready = false where indexrelid = 'contextkit_cosine_idx'::regclass")
+        )
+    with engine.begin() as connection:
+        connection.execute(text("insert into contexts (id) values (gen_random_uuid())"))
+        connection.execute(
+            text(
+                "insert into messages (context_id, version, role, content, embedding) "
+                "select context_id, version + 100, role, content, embedding from kept"
+            )
+        )
+        connection.execute(text("delete from messages where version <= 35"))
+        connection.execute(
+            text("update pg_index set indisready = true where indexrelid = 'contextkit_cosine_idx'::regclass")
+        )
+    assert len(rows) == 40
+    found = neighbors_df(engine, vectors[:2], k=30, mode="index")
+    assert found.attrs["completed"] == 2
+    exact = neighbors_df(engine, vectors[:2], k=30, mode="exact")
+    assert found["message_id"].tolist() == exact["message_id"].tolist()
+    assert len(found) == 60
+
+
+def test_zero_vectors_are_left_out_under_cosine_and_counted(engine: Engine) -> None:
+    random = np.random.default_rng(5)
+    vectors = [*random.normal(size=(12, 1536)).astype(np.float32), *np.zeros((3, 1536), np.float32)]
+    rows = [{"role": "user", "content": "x", "embedding": row} for row in vectors]
+    append_messages(engine, add_context(engine, "embedded"), rows)
+    append_messages(engine, add_context(engine), [{"role": "user", "content": "none"}] * 4)
+    for distance, zero in (("cosine", 3), ("l2", 0)):
+        create_index(engine, distance, progress=False)  # type: ignore[arg-type]
+        for k in (5, 100):
+            for query in (vectors[0], vectors[:2]):
+                found = neighbors_df(engine, query, k=k, distance=distance)  # type: ignore[arg-type]
+                assert (found.attrs["zero"], found.attrs["without_embedding"]) == (zero, 4)
+                by_index = neighbors_df(engine, query, k=k, distance=distance, mode="index")  # type: ignore[arg-type]
+                assert by_index["message_id"].tolist() == found["message_id"].tolist()
+    assert neighbors_df(engine, vectors[0], Context.name == "none").attrs["zero"] == 0
+
+
+# Refused
+
+
+def test_without_an_index_the_mode_index_is_a_schema_error_that_says_what_to_run(engine: Engine) -> None:
+    create_index(engine, "l2", progress=False)
+    with pytest.raises(SchemaError, match=r"the distance cosine; create_index\(engine, 'cosine'\)"):
+        neighbors_df(engine, np.ones(1536), mode="index")
+    drop_index(engine, "l2")
+    with pytest.raises(SchemaError, match="create_index"):
+        neighbors_df(engine, np.ones(1536), distance="l2", mode="index")
+
+
+def test_an_index_of_an_old_pgvector_is_not_searched(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_index(engine, progress=False)
+    with engine.begin() as connection:
+        connection.execute(text("update pg_extension set extversion = '0.7.4' where extname = 'vector'"))
+    with pytest.raises(SchemaError, match=r"pgvector is 0\.7\.4; indexes need 0\.8"):
+        neighbors_df(engine, np.ones(1536), mode="index")
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", 0)
+    append_messages(engine, add_context(engine), [{"role": "user", "content": "x", "embedding": np.ones(1536)}])
+    assert neighbors_df(engine, np.ones(1536)).attrs["mode"] == "exact"
+
+
+@pytest.mark.parametrize("ef_search", [0, 1001, True, 40.0, "40"])
+def test_an_ef_search_out_of_range_is_refused(engine: Engine, ef_search: Any) -> None:
+    with pytest.raises(ValueError, match="ef_search is a whole number from 1 to 1000"):
+        neighbors_df(engine, np.ones(1536), ef_search=ef_search)
+
+
+def test_an_ef_search_for_a_search_without_an_index_is_refused(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="ef_search is of an index"):
+        neighbors_df(engine, np.ones(1536), mode="exact", ef_search=40)
