@@ -14,6 +14,7 @@ help:
 	@echo 'make lint    style and types only'
 	@echo 'make format  rewrite the code in the common style'
 	@echo 'make bench   measure against other ways'
+	@echo 'make bench-neighbors   the same of searches by an index, for a quarter of an hour'
 	@echo 'make soak    the tests on random data, for long'
 
 demo: $(INSTALLED)
@@ -42,6 +43,9 @@ test: lint
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks
 
+bench-neighbors: $(INSTALLED)
+	@$(BIN)/python -m tests.benchmarks.neighbors
+
 soak: $(INSTALLED)
 	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m hypothesis
 
@@ -58,4 +62,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(INSTALLED)
 
-.PHONY: help demo lab lint format test bench soak
+.PHONY: help demo lab lint format test bench bench-neighbors soak
