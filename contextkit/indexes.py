@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -245,7 +246,8 @@ class _Work:
         self.connection.exec_driver_sql(f"set {name} = '{value}'")
 
     def _bar(self, rows: int | None) -> Any:
-        make = import_module("tqdm.auto").tqdm
+        # Without ipywidgets tqdm.auto warns that it has no bar of its own for notebooks.
+        make = import_module("tqdm.auto" if find_spec("ipywidgets") else "tqdm").tqdm
         return make(total=rows, unit=" messages", delay=QUIET_SECONDS, disable=not self.progress)
 
     def _show(self, bar: Any) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psycopg
 import pytest
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from contextkit import (
     messages_df,
     neighbors_df,
 )
+from contextkit.answers import _states
 from tests.benchmarks.data import write_clusters
 from tests.conftest import _fresh
 
@@ -106,7 +108,8 @@ def test_a_condition_of_two_percent_gives_k_rows_where_plain_sql_loses_them(
         assert "Index Scan" in str(connection.execute(f"explain {plain}", [vector]).fetchall())
         assert len(connection.execute(plain, [vector]).fetchall()) < 5
     for mode in ("auto", "exact", "index"):
-        assert len(neighbors_df(indexed, queries[0], under("2 %"), k=20, mode=mode)) == 20  # type: ignore[arg-type]
+        found = neighbors_df(indexed, queries[0], under("2 %"), k=20, mode=mode)  # type: ignore[arg-type]
+        assert (len(found), found.attrs["completed"]) == (20, 0)
 
 
 def indexes(engine: Engine) -> list[str]:
@@ -311,6 +314,33 @@ def test_readers_and_plain_engines_in_autocommit_search_by_an_index(
 # What an index leaves open
 
 
+@pytest.mark.parametrize(
+    ("places", "furthest", "scanned", "most", "state"),
+    [
+        ([1, 2, 3], 9.0, 100, None, "settled"),
+        ([1, 2, 75], 9.0, 100, None, "settled"),
+        ([1, 2, 76], 9.0, 100, None, "unsettled"),  # a row of the answer among the last to come: more may follow
+        ([1, 2, 3], 2.0, 100, None, "unsettled"),  # all that came are as near as the last of the answer
+        ([1, 2, 76], 9.0, 101, None, "settled"),  # the index has nothing more
+        ([1, 2], 9.0, 101, None, "few"),
+        ([1, 2], 9.0, 101, 2, "settled"),  # as many as match
+        ([], 9.0, 101, None, "few"),
+        ([], 9.0, 101, 0, "settled"),
+    ],
+)
+def test_whether_an_index_has_answered(
+    places: list[int], furthest: float, scanned: int, most: int | None, state: str
+) -> None:
+    rows = {
+        "query": 4,
+        "place": places,
+        "found": 100,
+        "furthest": furthest,
+        "distance": np.arange(len(places), dtype=float),
+    }
+    assert _states(pd.DataFrame(rows), [4], 3, scanned, most)[state] == [4]
+
+
 @pytest.mark.parametrize("halfvec", KINDS.values(), ids=KINDS)
 def test_equal_distances_are_ordered_by_id_in_every_mode(engine: Engine, halfvec: bool) -> None:
     random = np.random.default_rng(3)
@@ -327,7 +357,11 @@ def test_equal_distances_are_ordered_by_id_in_every_mode(engine: Engine, halfvec
         assert len(found) == k
 
 
-def test_what_an_index_lacks_is_completed_exactly_and_told_of(engine: Engine) -> None:
+@pytest.mark.parametrize("few", [5, 10_000])
+def test_what_an_index_lacks_is_completed_exactly_and_told_of(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", few)
     vectors = np.random.default_rng(4).normal(size=(40, 1536)).astype(np.float32)
     rows = [{"role": "user", "content": "x", "embedding": row} for row in vectors]
     context = add_context(engine)

@@ -159,12 +159,18 @@ def test_memory_grows_with_the_rows_up_to_a_bound(
     assert _memory(means, halfvec=halfvec, m=16) >> 20 == megabytes
 
 
-def test_statement_timeout_does_not_end_a_build(database_url: str) -> None:
-    engine = connect(database_url, write=True, statement_timeout=0.05)
+def test_no_statement_timeout_ends_a_build(filled: Engine, database_url: str) -> None:
+    name = make_url(database_url).database
+    run(database_url, f"alter database {name} set statement_timeout = '300ms'")
+    engine = connect(database_url, write=True, statement_timeout=0.3)
+    longer = (
+        "select count(*) from pg_stat_activity where query like 'create index%' and state = 'active'"
+        " and clock_timestamp() > query_start + interval '400 ms'"
+    )
     with ThreadPoolExecutor(1) as executor, stopped_build(database_url):
         built = executor.submit(create_index, engine, progress=False)
-        assert until(lambda: run(database_url, BUILDING))
-        assert run(database_url, "select pg_sleep(0.1)", BUILDING) == 1
+        assert until(lambda: run(database_url, longer) or built.done())
+        assert not built.done()
     assert built.result().valid
     engine.dispose()
 
