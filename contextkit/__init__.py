@@ -30,6 +30,7 @@ from contextkit.indexes import create_index, drop_index, indexes_df
 from contextkit.info import info
 from contextkit.migrate import generate, push, schema_status, upgrade
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
+from contextkit.nearest import nearest
 from contextkit.neighbors import neighbors_df
 from contextkit.preferences import preferences_df
 from contextkit.queries import (
@@ -89,6 +90,7 @@ __all__ = [
     "load_sample",
     "messages_batches",
     "messages_df",
+    "nearest",
     "neighbors_df",
     "openai_embedder",
     "preferences_df",
