@@ -43,6 +43,8 @@ from contextkit.queries import (
 from contextkit.recall import recall_df
 from contextkit.sample import load_sample
 from contextkit.steps import to_openai, with_turn
+from contextkit.search import search_df
+from contextkit.steps import with_turn
 from contextkit.store import (
     add_context,
     append_messages,
@@ -100,6 +102,7 @@ __all__ = [
     "restore_context",
     "restore_messages",
     "schema_status",
+    "search_df",
     "select_contexts",
     "select_forks",
     "select_history",
