@@ -30,7 +30,7 @@ from contextkit import (
     neighbors_df,
     search_df,
 )
-from contextkit.queries import text_index
+from contextkit.queries import SEARCHED_CHARACTERS, text_index
 from tests.conftest import _fresh
 
 ENGLISH = [
@@ -140,7 +140,8 @@ def test_relevance_and_order_are_those_of_plain_sql_with_ties_by_id(corpus: Engi
     assert found["relevance"].to_numpy() == pytest.approx([-negative for negative, _ in expected])
     assert found["rank"].tolist() == found["text_rank"].tolist() == list(range(1, len(expected) + 1))
     assert found["relevance"].nunique() < len(found) or asked != "red or green"
-    pd.testing.assert_frame_equal(search_df(corpus, asked, k=3), found.head(3))
+    for k in (1, 3, 10, 25):
+        pd.testing.assert_frame_equal(search_df(corpus, asked, k=k), found.head(k))
 
 
 def test_words_that_stand_close_together_are_more_relevant(corpus: Engine) -> None:
@@ -219,17 +220,33 @@ def test_a_content_with_too_many_words_is_searched_in_its_beginning_and_counted(
     assert found.attrs["truncated"] == 3
     assert search_df(engine, "needle", Context.name == "second").attrs["truncated"] == 1
     assert search_df(engine, "needle", embedder=letters).attrs["truncated"] == 3
-    last = long[: 250_000 - 7].split()[-1]
-    beyond = long[250_000 + 7 :].split()[1]
+    last = long[: SEARCHED_CHARACTERS - 7].split()[-1]
+    beyond = long[SEARCHED_CHARACTERS + 7 :].split()[1]
     assert (len(search_df(engine, last)), len(search_df(engine, beyond))) == (3, 0)
     with engine.begin() as connection:
         name, definition = text_index("english")
         connection.execute(text(f"create index {name} on messages {definition}"))
 
 
-def test_only_what_is_longer_than_250_000_characters_counts_as_truncated(engine: Engine) -> None:
+def test_no_letters_and_no_compounds_are_too_many(engine: Engine) -> None:
+    random = np.random.default_rng(0)
+    pairs = np.array([chr(0x20000 + number) for number in random.integers(0, 40_000, 200_000)]).reshape(-1, 2)
+    pairs = ["".join(pair) for pair in pairs]
+    compounds = [" ".join(map("-".join, batched(pairs, size))) for size in (2, 3, 40)]
+    write(engine, [*compounds, f"needle {compounds[0]}"], embedded=False)
+    with engine.connect() as connection, pytest.raises(OperationalError, match="too long for tsvector"):
+        connection.execute(text("select to_tsvector('english', left(content, 250000)) from messages")).all()
+    found = search_df(engine, "needle")
+    assert (len(found), found.attrs["truncated"]) == (1, 4)
+
+
+def batched(items: list[str], size: int) -> list[list[str]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def test_only_what_is_longer_than_what_is_searched_counts_as_truncated(engine: Engine) -> None:
     end = " needle"
-    write(engine, ["ä" * (250_000 - len(end)) + end, "ä" * (250_001 - len(end)) + end])
+    write(engine, ["ä" * (SEARCHED_CHARACTERS - len(end)) + end, "ä" * (SEARCHED_CHARACTERS + 1 - len(end)) + end])
     for asked in ("needle", "needl"):  # whole in one, cut by a letter in the other
         found = search_df(engine, asked, language="simple")
         assert len(found) == 1

@@ -9,8 +9,9 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from contextkit.models import Context, Message
 from contextkit.queries.columns import Condition, live, message_columns, split_conditions
 
-SEARCHED_CHARACTERS = 250_000
-"""How much of a content is searched: a tsvector holds 1 MB, and one content with more would fail every search."""
+SEARCHED_CHARACTERS = 125_000
+"""How much of a content is searched. A tsvector holds 1 MB, and one content with more would fail every search. Of
+compounds every letter is kept twice, and a letter has up to 4 bytes."""
 
 
 def select_languages() -> Select[Any]:
