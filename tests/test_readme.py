@@ -38,7 +38,7 @@ def test_the_code_prints_what_stands_below_it(
     assert len(names["latest"]) == 10
     assert names["per_model"]["messages"].sum() == 369
     assert names["alone"]["message_id"].nunique() == 3
-    assert len(names["pairs"]) == 3
+    assert len(names["pairs"]) == 8
     assert names["matrix"].shape == (358, contextkit.EMBEDDING_DIMENSIONS)
     assert names["tokens"] == 13799
     names["engine"].dispose()
