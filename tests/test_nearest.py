@@ -260,9 +260,9 @@ def test_no_query_is_too_small_for_the_rows() -> None:
 
 
 def test_no_distance_is_less_than_none() -> None:
-    matrix = np.random.default_rng(7).normal(size=(300, 64)).astype(np.float32)
-    for distance in ("cosine", "l2", "l1"):
-        found = nearest(frame_of(matrix), matrix, k=1, distance=distance)  # type: ignore[arg-type]
+    matrix = np.random.default_rng(7).normal(size=(300, 64)).astype(np.float16).astype(np.float32)
+    for times, distance in ((3, "cosine"), (1, "cosine"), (1, "l2"), (1, "l1")):
+        found = nearest(frame_of(matrix), matrix * times, k=1, distance=distance)  # type: ignore[arg-type]
         assert (found["distance"] >= 0).all()
         assert (found["distance"] < 1e-15).all()
 
@@ -458,5 +458,7 @@ def test_memory_stays_bounded_whatever_is_asked(distance: Any) -> None:
     finally:
         tracemalloc.stop()
     assert len(found) == 7_500
+    assert found["query_message_id"].tolist() == np.repeat(asked, 5).tolist()
+    assert (found["query_message_id"] != found["message_id"]).all()
     # All distances at once would take 240 MB.
     assert peak < 150 * 2**20 + 400 * rows
