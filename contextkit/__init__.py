@@ -42,9 +42,8 @@ from contextkit.queries import (
 )
 from contextkit.recall import recall_df
 from contextkit.sample import load_sample
-from contextkit.steps import to_openai, with_turn
 from contextkit.search import search_df
-from contextkit.steps import with_turn
+from contextkit.steps import to_openai, with_turn
 from contextkit.store import (
     add_context,
     append_messages,

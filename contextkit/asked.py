@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 from uuid import UUID
 
 import numpy as np
@@ -34,7 +34,7 @@ def read_asked(engine: Engine, query: object, *, include_deleted: bool) -> Asked
     if isinstance(query, str | UUID):
         ids = [canonical_id(query)]
         return Asked(_embeddings(engine, ids, include_deleted=include_deleted), many=False, ids=ids)
-    if _holds_ids(query):
+    if holds_ids(query):
         ids = [canonical_id(value) for value in query]
         return Asked(_embeddings(engine, ids, include_deleted=include_deleted), many=True, ids=ids)
     vectors = as_array(query)
@@ -44,7 +44,8 @@ def read_asked(engine: Engine, query: object, *, include_deleted: bool) -> Asked
         return Asked(np.atleast_2d(vectors).astype(np.float32), many=vectors.ndim == 2)
 
 
-def _holds_ids(query: object) -> TypeGuard[Iterable[object]]:
+def holds_ids(query: object) -> TypeGuard[Iterable[object]]:
+    """Tell whether a query is a column of message ids; an empty one without a type is."""
     if not isinstance(query, pd.Series | pd.Index | np.ndarray | list | tuple):
         return False
     if len(query):
@@ -96,13 +97,25 @@ def check_vectors(vectors: Vectors, distance: Distance) -> None:
         )
     # In float32, as pgvector computes: a sum that over- or underflows there makes the distances meaningless.
     with np.errstate(over="ignore", under="ignore"):
-        squares = (vectors * vectors).sum(axis=1)
+        check_squares((vectors * vectors).sum(axis=1), distance)
+
+
+def check_squares(squares: Vectors, distance: Distance) -> None:
+    """Raise for vectors whose squared lengths say that they have no distance."""
     if (odd := ~np.isfinite(squares)).any():
         raise ValueError(f"the query holds NaN, infinity or too large numbers in {_rows(odd)}; leave those out")
     if distance == "cosine" and (zero := squares == 0).any():
         raise ValueError(
             f"the query is all zero, or too small, in {_rows(zero)}, which has no cosine distance; leave it out"
         )
+
+
+def check_terms(k: int, distance: str) -> None:
+    """Raise for a k or a distance that no search takes."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k is a whole number of at least 1, not {k!r}")
+    if distance not in get_args(Distance):
+        raise ValueError(f"distance is one of {', '.join(get_args(Distance))}, not {distance!r}")
 
 
 def _rows(found: Any) -> str:

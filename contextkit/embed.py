@@ -110,7 +110,7 @@ class _Run:
         found = {key: self.known[key] for key in keys if key in self.known}
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         if new:
-            made = _checked(self.embedder(list(new.values())), len(new))
+            made = checked_vectors(self.embedder(list(new.values())), len(new))
             self.contents += len(new)
             found |= dict(zip(new, made, strict=True))
         for key, vector in found.items():
@@ -209,7 +209,7 @@ def _summary(run: _Run, asked: dict[str, int], *, left: int) -> pd.DataFrame:
     return frame
 
 
-def _checked(given: ArrayLike, texts: int) -> Vectors:
+def checked_vectors(given: ArrayLike, texts: int) -> Vectors:
     """Vectors as float32, or an error that names the shape given and the one wanted."""
     wanted = (texts, EMBEDDING_DIMENSIONS)
     try:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from contextkit.asked import as_array, check_squares, check_terms, holds_ids
 from contextkit.distances import (
     ORDINARY,
     Numbers,
@@ -23,7 +24,6 @@ from contextkit.distances import (
 from contextkit.errors import DimensionError, NotFoundError
 from contextkit.frames import embedding_matrix
 from contextkit.models import canonical_id
-from contextkit.neighbors import _as_array, _check, _holds_ids, _rows
 from contextkit.queries import Distance
 
 Flags = NDArray[np.bool_]
@@ -62,10 +62,10 @@ def nearest(frame: pd.DataFrame, query: object, *, k: int = 10, distance: Distan
         ValueError: the frame has no embeddings; a vector holds NaN, infinity or what float32 cannot measure, or
             only zeros under cosine; a message has no embedding; an argument is out of range.
     """
-    _check(k, distance, "auto", None)
+    check_terms(k, distance)
     corpus = _corpus(frame, distance)
     asked = _asked(corpus, query)
-    _check_squares(squared_lengths(asked.source)[asked.rows], distance)
+    check_squares(squared_lengths(asked.source)[asked.rows], distance)
     found = list(_search(corpus, asked, int(k)))
     result = _result(frame, corpus, asked, found)
     result.attrs = {
@@ -144,9 +144,9 @@ def _asked(corpus: _Corpus, query: object) -> _Asked:
         return _Asked(corpus.matrix, rows, rows, many=True, own=corpus.codes[rows])
     if isinstance(query, str | UUID):
         return _of_ids(corpus, [canonical_id(query)], many=False)
-    if _holds_ids(query):
+    if holds_ids(query):
         return _of_ids(corpus, [canonical_id(value) for value in query], many=True)
-    given = _as_array(query)
+    given = as_array(query)
     if given.ndim not in (1, 2):
         raise ValueError(f"a query is a vector or a matrix, not an array of {given.ndim} dimensions")
     with np.errstate(over="ignore"):
@@ -168,15 +168,6 @@ def _of_ids(corpus: _Corpus, ids: list[str], *, many: bool) -> _Asked:
     if empty := corpus.ids[np.unique(own[corpus.missing[rows]])].tolist():
         raise ValueError(f"message {', '.join(empty[:5])} has no embedding; ask with one that has")
     return _Asked(corpus.matrix, rows, np.arange(len(rows)), many=many, own=own)
-
-
-def _check_squares(squares: Vectors, distance: Distance) -> None:
-    if (odd := ~np.isfinite(squares)).any():
-        raise ValueError(f"the query holds NaN, infinity or too large numbers in {_rows(odd)}; leave those out")
-    if distance == "cosine" and (zero := squares == 0).any():
-        raise ValueError(
-            f"the query is all zero, or too small, in {_rows(zero)}, which has no cosine distance; leave it out"
-        )
 
 
 def _search(corpus: _Corpus, asked: _Asked, k: int) -> Iterator[tuple[Places, Numbers]]:

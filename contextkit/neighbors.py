@@ -8,7 +8,7 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from contextkit.answers import MOST_EF_SEARCH, Mode, Terms, answer
-from contextkit.asked import Asked, check_vectors, read_asked
+from contextkit.asked import Asked, check_terms, check_vectors, read_asked
 from contextkit.connection import translated_errors
 from contextkit.queries import Condition, Distance
 
@@ -97,10 +97,7 @@ def _finished(frame: pd.DataFrame, asked: Asked, max_distance: float | None) -> 
 
 
 def _check(k: int, distance: str, mode: str, ef_search: int | None, max_distance: float | None) -> None:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k is a whole number of at least 1, not {k!r}")
-    if distance not in get_args(Distance):
-        raise ValueError(f"distance is one of {', '.join(get_args(Distance))}, not {distance!r}")
+    check_terms(k, distance)
     if mode not in get_args(Mode):
         raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
     if ef_search is not None:

@@ -8,11 +8,12 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from contextkit.arrow import fetch
+from contextkit.asked import check_terms
 from contextkit.connection import translated_errors
-from contextkit.embed import Embedder, _checked
+from contextkit.embed import Embedder, checked_vectors
 from contextkit.errors import ContextkitWarning
 from contextkit.frames import to_frame
-from contextkit.neighbors import _check, neighbors_df
+from contextkit.neighbors import neighbors_df
 from contextkit.queries import Condition, select_languages, select_text_matches, select_text_notes
 
 SearchMode = Literal["auto", "text", "semantic", "hybrid"]
@@ -68,7 +69,7 @@ def search_df(
             where one is needed, or its vector is all zero.
         DimensionError: the embedder's vector is not 1536 long.
     """
-    _check(k, "cosine", "auto", None)
+    check_terms(k, "cosine")
     _check_asked(text, mode, embedder)
     _check_language(engine, language)
     runs = ("text" if embedder is None else "hybrid") if mode == "auto" else mode
@@ -104,7 +105,7 @@ def _by_words(engine: Engine, text: str, where: tuple[Condition, ...], k: int, l
 
 
 def _by_meaning(engine: Engine, text: str, where: tuple[Condition, ...], k: int, embedder: Embedder) -> pd.DataFrame:
-    (vector,) = _checked(embedder([text]), 1)
+    (vector,) = checked_vectors(embedder([text]), 1)
     found = neighbors_df(engine, vector, *where, k=k)
     said = {name: value for name, value in found.attrs.items() if name not in ("function", "asked")}
     found = found.rename(columns={"rank": "semantic_rank"})
