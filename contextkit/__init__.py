@@ -42,7 +42,7 @@ from contextkit.queries import (
 )
 from contextkit.recall import recall_df
 from contextkit.sample import load_sample
-from contextkit.search import search_df
+from contextkit.search import create_text_index, search_df
 from contextkit.steps import to_openai, with_turn
 from contextkit.store import (
     add_context,
@@ -74,6 +74,7 @@ __all__ = [
     "connect",
     "contexts_df",
     "create_index",
+    "create_text_index",
     "delete_context",
     "delete_messages",
     "drop_index",

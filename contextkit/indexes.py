@@ -1,14 +1,8 @@
 """Vector indexes (HNSW): built without blocking anyone, one at a time, and never left half built."""
 
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,18 +10,15 @@ from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import DBAPIError
 
 from contextkit.arrow import fetch
-from contextkit.connection import check_writable, separate_engine, translated_errors
+from contextkit.building import Work, opened
 from contextkit.errors import ContextkitError, ContextkitWarning, DimensionError, SchemaError
 from contextkit.frames import to_frame
-from contextkit.interrupts import interruptible
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.queries import (
-    TRY_LOCK,
     Distance,
     create_sql,
     drop_sql,
     index_name,
-    select_building,
     select_ground,
     select_indexes,
     select_means,
@@ -35,8 +26,6 @@ from contextkit.queries import (
 
 OLDEST_PGVECTOR = (0, 8)
 """The first with iterative scans; before it, a search with conditions loses rows."""
-QUIET_SECONDS = 2.0
-POLL_SECONDS = 0.2
 LINK_BYTES = 64
 """Per message and m, of the graph while it is built; the vector itself comes on top."""
 MOST_MEMORY = 2 << 30
@@ -84,7 +73,7 @@ def create_index(
     search using Hierarchical Navigable Small World graphs", 2018.
     """
     _check(distance, m, ef_construction)
-    with _opened(engine, progress=progress) as work:
+    with opened(engine, progress=progress) as work:
         _check_ground(work.connection)
         found = work.lock(unless=lambda: find_index(work.connection, distance, halfvec=halfvec))
         if found is None:
@@ -109,7 +98,7 @@ def drop_index(engine: Engine, distance: Distance = "cosine", *, halfvec: bool =
         ReadOnlyError: the engine was opened for reading.
     """
     _check(distance, 16, 64)
-    with _opened(engine, progress=False) as work:
+    with opened(engine, progress=False) as work:
         work.lock(unless=lambda: None)
         if own := _own_index(work.connection, distance, halfvec=halfvec):
             work.run(drop_sql(own.name))
@@ -175,7 +164,7 @@ def _is_own(row: Row[Any]) -> bool:
     return str(row.name).rpartition(".")[2] == index_name(row.distance, halfvec=row.halfvec)
 
 
-def _build(work: "_Work", distance: Distance, *, halfvec: bool, m: int, ef_construction: int) -> None:
+def _build(work: Work, distance: Distance, *, halfvec: bool, m: int, ef_construction: int) -> None:
     name = index_name(distance, halfvec=halfvec)
 
     def drop_rest() -> None:
@@ -189,7 +178,7 @@ def _build(work: "_Work", distance: Distance, *, halfvec: bool, m: int, ef_const
     means = work.connection.execute(select_means()).one()
     work.set("maintenance_work_mem", f"{_memory(means, halfvec=halfvec, m=m) >> 10}kB")
     create = create_sql(distance, halfvec=halfvec, m=m, ef_construction=ef_construction)
-    try:
+    with work.undone_by(drop_rest):
         work.set("max_parallel_maintenance_workers", max(means.workers, min(means.most_workers, MOST_WORKERS)))
         try:
             work.run(create, rows=means.rows)
@@ -200,86 +189,12 @@ def _build(work: "_Work", distance: Distance, *, halfvec: bool, m: int, ef_const
             drop_rest()
             work.set("max_parallel_maintenance_workers", 0)
             work.run(create, rows=means.rows)
-    except BaseException:
-        if not work.connection.invalidated:
-            drop_rest()
-        raise
 
 
 def _memory(means: Row[Any], *, halfvec: bool, m: int) -> int:
     """Bytes that a build may take."""
     graph = means.rows * ((2 if halfvec else 4) * EMBEDDING_DIMENSIONS + m * LINK_BYTES)
     return int(max(means.memory, min(graph, 8 * means.buffers, MOST_MEMORY)))
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A connection that builds and holds the lock, and one that watches."""
-
-    connection: Connection
-    watching: Connection
-    progress: bool
-
-    def lock(self, unless: Callable[[], Row[Any] | None]) -> Row[Any] | None:
-        """Wait for the lock of all builds, or for what makes it needless.
-
-        Polled: whoever waits in a statement holds a snapshot, for which the build in turn waits.
-        """
-        locked = False
-        with self._bar(None) as bar:
-            while not (found := unless()) and not locked:
-                locked = bool(self.connection.scalar(TRY_LOCK))
-                if not locked:
-                    self._show(bar)
-                    time.sleep(POLL_SECONDS)
-        return found
-
-    def run(self, sql: str, rows: int | None = None) -> None:
-        """Run what takes long."""
-        cancel = cast(Any, self.connection.connection.driver_connection).cancel_safe
-        with self._bar(rows) as bar:
-            interruptible(lambda: self.connection.exec_driver_sql(sql), cancel, meanwhile=lambda: self._show(bar))
-            bar.update((rows or bar.n) - bar.n)
-
-    def set(self, name: str, value: object) -> None:
-        """Set a parameter of the connection."""
-        self.connection.exec_driver_sql(f"set {name} = '{value}'")
-
-    def _bar(self, rows: int | None) -> Any:
-        # Without ipywidgets tqdm.auto warns that it has no bar of its own for notebooks.
-        make = import_module("tqdm.auto" if find_spec("ipywidgets") else "tqdm").tqdm
-        return make(total=rows, unit=" messages", delay=QUIET_SECONDS, disable=not self.progress)
-
-    def _show(self, bar: Any) -> None:
-        building = self.watching.execute(select_building()).one_or_none()
-        if building is None or bar.disable:
-            return
-        bar.set_description(building.phase, refresh=False)
-        if building.phase.startswith("building index"):
-            bar.update(building.tuples_done - bar.n)
-        if bar.format_dict["elapsed"] >= QUIET_SECONDS:
-            bar.refresh()  # the phase may be all that changes
-
-
-@contextmanager
-def _opened(engine: Engine, *, progress: bool) -> Iterator[_Work]:
-    check_writable(engine)
-    with (
-        translated_errors(),
-        separate_engine(engine, pool_size=2) as separate,
-        separate.connect() as connection,
-        separate.connect() as watching,
-    ):
-        # Concurrent builds run in no transaction, and whoever watches must not keep a snapshot.
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        watching.execution_options(isolation_level="AUTOCOMMIT")
-        work = _Work(connection, watching, progress)
-        work.set("statement_timeout", 0)
-        work.set("lock_timeout", 0)
-        try:
-            yield work
-        finally:
-            connection.invalidate()  # the lock and the settings end with it
 
 
 def _check(distance: str, m: int, ef_construction: int) -> None:

@@ -5,16 +5,24 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Row
 
 from contextkit.arrow import fetch
 from contextkit.asked import check_terms
+from contextkit.building import opened
 from contextkit.connection import translated_errors
 from contextkit.embed import Embedder, checked_vectors
 from contextkit.errors import ContextkitWarning
 from contextkit.frames import to_frame
 from contextkit.neighbors import neighbors_df
-from contextkit.queries import Condition, select_languages, select_text_matches, select_text_notes
+from contextkit.queries import (
+    Condition,
+    select_languages,
+    select_text_index,
+    select_text_matches,
+    select_text_notes,
+    text_index,
+)
 
 SearchMode = Literal["auto", "text", "semantic", "hybrid"]
 
@@ -92,6 +100,52 @@ def search_df(
     frame = _fused(lists, int(k))
     frame.attrs = attrs | {name: value for found in lists for name, value in found.attrs.items()} | {"rows": len(frame)}
     return frame
+
+
+def create_text_index(engine: Engine, language: str = "english", *, progress: bool = True) -> pd.Series:
+    """The index that `search_df` uses for words in a language, as a Series; built now unless it is there.
+
+    Reading and writing go on meanwhile. It is built as `create_index` builds, and like there an interrupt leaves
+    nothing of it. Searches use it by themselves. To drop it, run `drop index concurrently` with its name.
+
+    Args:
+        engine: from `connect(write=True)`.
+        language: a text search configuration, as for `search_df`.
+        progress: a bar, once it takes longer than two seconds.
+
+    Returns:
+        name, language, size (bytes) and created: False if the index was there.
+
+    Raises:
+        ValueError: the language does not exist.
+        ReadOnlyError: the engine was opened for reading.
+    """
+    _check_language(engine, language)
+    name, definition = text_index(language)
+    with opened(engine, progress=progress) as work:
+
+        def find() -> Row[Any] | None:
+            return work.connection.execute(select_text_index(name)).one_or_none()
+
+        def valid() -> Row[Any] | None:
+            found = find()
+            return found if found is not None and found.valid else None
+
+        def drop_rest() -> None:
+            if find() is not None and valid() is None:
+                work.run(_as_driver_sql(f"drop index concurrently {name}"))
+
+        found = work.lock(unless=valid)
+        if found is None:
+            drop_rest()
+            with work.undone_by(drop_rest):
+                work.run(_as_driver_sql(f"create index concurrently {name} on messages {definition}"))
+        size = int((found or find()).size)  # type: ignore[union-attr]
+        return pd.Series({"name": name, "language": language, "size": size, "created": found is None}, dtype=object)
+
+
+def _as_driver_sql(sql: str) -> str:
+    return sql.replace("%", "%%")
 
 
 def _by_words(engine: Engine, text: str, where: tuple[Condition, ...], k: int, language: str) -> pd.DataFrame:

@@ -194,7 +194,7 @@ def test_one_connection_in_the_pool_is_enough_and_a_plain_engine_works(filled: E
 def test_a_bar_shows_what_a_build_does_once_it_takes_long(
     filled: Engine, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("contextkit.indexes.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("contextkit.building.QUIET_SECONDS", 0.0)
     with ThreadPoolExecutor(1) as executor, stopped_build(database_url):
         built = executor.submit(create_index, filled)
         assert until(lambda: "waiting for writers before build" in capsys.readouterr().err)

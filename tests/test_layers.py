@@ -28,6 +28,7 @@ ORDER = [
     "info",
     "store",
     "sample",
+    "building",
     "indexes",
     "asked",
     "answers",

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from contextkit import (
     ContextkitWarning,
     DimensionError,
     Message,
+    ReadOnlyError,
     SchemaError,
     add_context,
     append_messages,
     connect,
+    create_text_index,
     delete_context,
     delete_messages,
     fork_context,
@@ -30,7 +33,7 @@ from contextkit import (
     neighbors_df,
     search_df,
 )
-from contextkit.queries import SEARCHED_CHARACTERS, text_index
+from contextkit.queries import SEARCHED_CHARACTERS
 from tests.conftest import _fresh
 
 ENGLISH = [
@@ -223,9 +226,7 @@ def test_a_content_with_too_many_words_is_searched_in_its_beginning_and_counted(
     last = long[: SEARCHED_CHARACTERS - 7].split()[-1]
     beyond = long[SEARCHED_CHARACTERS + 7 :].split()[1]
     assert (len(search_df(engine, last)), len(search_df(engine, beyond))) == (3, 0)
-    with engine.begin() as connection:
-        name, definition = text_index("english")
-        connection.execute(text(f"create index {name} on messages {definition}"))
+    assert create_text_index(engine)["created"]
 
 
 def test_no_letters_and_no_compounds_are_too_many(engine: Engine) -> None:
@@ -276,17 +277,44 @@ def plan_of_search(engine: Engine, asked: str, language: str) -> str:
 
 def test_a_search_takes_the_index_of_its_language_and_finds_the_same(engine: Engine) -> None:
     write(engine, [f"{word} {place}" for place in range(30) for word in (*ENGLISH, *GERMAN)], embedded=False)
-    names = {language: text_index(language) for language in ("english", "german")}
+    names = {"english": "contextkit_text_english_idx", "german": "contextkit_text_german_idx"}
     without = {language: search_df(engine, "image or haus", language=language, k=400) for language in names}
-    for language, (name, definition) in names.items():
+    for language, name in names.items():
         assert name not in plan_of_search(engine, "images", language)
+        made = create_text_index(engine, language)
+        assert made[["name", "language", "created"]].tolist() == [name, language, True]
+        assert made["size"] > 0
         with engine.begin() as connection:
-            connection.execute(text(f"create index {name} on messages {definition}"))
             connection.execute(text("analyze messages"))
         assert f"Bitmap Index Scan on {name}" in plan_of_search(engine, "images", language)
         pd.testing.assert_frame_equal(search_df(engine, "image or haus", language=language, k=400), without[language])
     assert len(without["english"]) == 150
-    assert "messages_content" not in plan_of_search(engine, "images", "simple")
+    assert "contextkit_text" not in plan_of_search(engine, "images", "simple")
+    assert not create_text_index(engine)["created"]
+
+
+def test_an_index_of_words_is_there_once_however_many_build_it(engine: Engine) -> None:
+    write(engine, ENGLISH)
+    with ThreadPoolExecutor(4) as executor:
+        made = [future.result()["created"] for future in [executor.submit(create_text_index, engine) for _ in range(4)]]
+    assert sorted(made) == [False, False, False, True]
+
+
+def test_what_is_left_of_an_index_of_words_is_built_anew(engine: Engine) -> None:
+    write(engine, ENGLISH)
+    create_text_index(engine)
+    with engine.begin() as connection:
+        invalid = "update pg_index set indisvalid = false where indexrelid = 'contextkit_text_english_idx'::regclass"
+        connection.execute(text(invalid))
+    assert create_text_index(engine)["created"]
+    assert not create_text_index(engine)["created"]
+
+
+def test_an_index_of_words_needs_a_language_and_an_engine_for_writing(engine: Engine, reader: Engine) -> None:
+    with pytest.raises(ValueError, match="language is one of"):
+        create_text_index(engine, "klingon")
+    with pytest.raises(ReadOnlyError):
+        create_text_index(reader)
 
 
 def test_any_name_of_a_configuration_is_taken_as_it_is(engine: Engine) -> None:
@@ -298,9 +326,8 @@ def test_any_name_of_a_configuration_is_taken_as_it_is(engine: Engine) -> None:
                 f'create text search configuration "{quoted}" (copy = english)'.replace("%", "%%")
             )
         assert len(search_df(engine, "cats", language=name)) == 3
-        index, definition = text_index(name)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"create index {index} on messages {definition}".replace("%", "%%"))
+        assert create_text_index(engine, name)["created"]
+        assert not create_text_index(engine, name)["created"]
 
 
 # By meaning

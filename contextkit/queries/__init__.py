@@ -40,6 +40,7 @@ from contextkit.queries.rows import select_row_counts as select_row_counts
 from contextkit.queries.rows import select_tips as select_tips
 from contextkit.queries.search import SEARCHED_CHARACTERS as SEARCHED_CHARACTERS
 from contextkit.queries.search import select_languages as select_languages
+from contextkit.queries.search import select_text_index as select_text_index
 from contextkit.queries.search import select_text_matches as select_text_matches
 from contextkit.queries.search import select_text_notes as select_text_notes
 from contextkit.queries.search import text_index as text_index

@@ -2,7 +2,20 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, cast, column, func, literal, literal_column, select, table
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    TextClause,
+    cast,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    table,
+)
+from sqlalchemy import text as sql_text
 from sqlalchemy.dialects.postgresql import REGCONFIG
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
@@ -58,11 +71,19 @@ def select_text_matches(text: str, *where: Condition, k: int, language: str = "e
 
 
 def text_index(language: str) -> tuple[str, str]:
-    """Name and definition of the index for text search in a language, for `create index ... on messages`."""
+    """Name, quoted, and definition of the index for text search in a language, for `create index ... on messages`."""
     dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
     options = {"literal_binds": True, "include_table": False}
-    name = dialect.identifier_preparer.quote(f"messages_content_{language}_idx")
+    name = dialect.identifier_preparer.quote(f"contextkit_text_{language}_idx")
     return name, f"using gin ({_vector(language).compile(dialect=dialect, compile_kwargs=options)})"
+
+
+def select_text_index(name: str) -> TextClause:
+    """size and valid of the index of a name, if there is one."""
+    return sql_text(
+        "select pg_relation_size(indexrelid) as size, indisvalid as valid from pg_index "
+        "where indexrelid = to_regclass(:name) and indrelid = cast('messages' as regclass)"
+    ).bindparams(name=name)
 
 
 def _words(text: str, language: str) -> ColumnElement[Any]:

@@ -1,0 +1,99 @@
+"""Building and dropping indexes: on connections of one's own, one build at a time, shown and interruptible."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
+
+from sqlalchemy import Connection, Engine, Row
+
+from contextkit.connection import check_writable, separate_engine, translated_errors
+from contextkit.interrupts import interruptible
+from contextkit.queries import TRY_LOCK, select_building
+
+QUIET_SECONDS = 2.0
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Work:
+    """A connection that builds and holds the lock, and one that watches."""
+
+    connection: Connection
+    watching: Connection
+    progress: bool
+
+    def lock(self, unless: Callable[[], Row[Any] | None]) -> Row[Any] | None:
+        """Wait for the lock of all builds, or for what makes it needless.
+
+        Polled: whoever waits in a statement holds a snapshot, for which the build in turn waits.
+        """
+        locked = False
+        with self._bar(None) as bar:
+            while not (found := unless()) and not locked:
+                locked = bool(self.connection.scalar(TRY_LOCK))
+                if not locked:
+                    self._show(bar)
+                    time.sleep(POLL_SECONDS)
+        return found
+
+    def run(self, sql: str, rows: int | None = None) -> None:
+        """Run what takes long."""
+        cancel = cast(Any, self.connection.connection.driver_connection).cancel_safe
+        with self._bar(rows) as bar:
+            interruptible(lambda: self.connection.exec_driver_sql(sql), cancel, meanwhile=lambda: self._show(bar))
+            bar.update((rows or bar.n) - bar.n)
+
+    @contextmanager
+    def undone_by(self, undo: Callable[[], None]) -> Iterator[None]:
+        """Undo what fails or is interrupted, while the connection still is there."""
+        try:
+            yield
+        except BaseException:
+            if not self.connection.invalidated:
+                undo()
+            raise
+
+    def set(self, name: str, value: object) -> None:
+        """Set a parameter of the connection."""
+        self.connection.exec_driver_sql(f"set {name} = '{value}'")
+
+    def _bar(self, rows: int | None) -> Any:
+        # Without ipywidgets tqdm.auto warns that it has no bar of its own for notebooks.
+        make = import_module("tqdm.auto" if find_spec("ipywidgets") else "tqdm").tqdm
+        return make(total=rows, unit=" messages", delay=QUIET_SECONDS, disable=not self.progress)
+
+    def _show(self, bar: Any) -> None:
+        building = self.watching.execute(select_building()).one_or_none()
+        if building is None or bar.disable:
+            return
+        bar.set_description(building.phase, refresh=False)
+        if building.phase.startswith("building index"):
+            bar.update(building.tuples_done - bar.n)
+        if bar.format_dict["elapsed"] >= QUIET_SECONDS:
+            bar.refresh()  # the phase may be all that changes
+
+
+@contextmanager
+def opened(engine: Engine, *, progress: bool) -> Iterator[Work]:
+    """Open two connections of one's own, past Neon's pooler; what the work holds or sets ends with it."""
+    check_writable(engine)
+    with (
+        translated_errors(),
+        separate_engine(engine, pool_size=2) as separate,
+        separate.connect() as connection,
+        separate.connect() as watching,
+    ):
+        # Concurrent builds run in no transaction, and whoever watches must not keep a snapshot.
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        watching.execution_options(isolation_level="AUTOCOMMIT")
+        work = Work(connection, watching, progress)
+        work.set("statement_timeout", 0)
+        work.set("lock_timeout", 0)
+        try:
+            yield work
+        finally:
+            connection.invalidate()  # the lock and the settings end with it
