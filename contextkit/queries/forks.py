@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import CTE, Select, and_, case, exists, func, literal, or_, select
+from sqlalchemy import ARRAY, CTE, Select, Subquery, Uuid, and_, case, exists, func, literal, or_, select
 from sqlalchemy.orm import aliased
 
 from contextkit.models import Context, Message
@@ -53,40 +53,39 @@ def select_families(*where: Condition) -> Select[Any]:
     versions that are inherited from it, whichever are fewer. In a cycle root_id is null.
     """
     numbered = select(Context.id, func.row_number().over().label("place"))
-    asked = filter_contexts(numbered, where, include_deleted=False).cte("asked")
-    lineage = lineage_of(asked)
-    place = _places(lineage)
-    most = _most_messages(lineage)
+    lineage = lineage_of(filter_contexts(numbered, where, include_deleted=False).cte("asked"))
+    family = _families(lineage)
     root = aliased(Context, name="root")
     return (
-        select(
-            Context.id.label("context_id"), place.c.root_id, func.coalesce(most.c.messages, 0).label("most_messages")
-        )
-        .join(asked, asked.c.id == Context.id)
-        .outerjoin(place, place.c.context_id == Context.id)
-        .outerjoin(most, most.c.context_id == Context.id)
-        .outerjoin(root, root.id == place.c.root_id)
+        select(Context.id.label("context_id"), family.c.root_id, family.c.most_messages)
+        .join(family, family.c.asked == Context.id)
+        .outerjoin(root, root.id == family.c.root_id)
         .order_by(root.created_at, root.id, Context.created_at, Context.id)
     )
 
 
-def _most_messages(lineage: CTE) -> CTE:
-    rows = (
+def _families(lineage: CTE) -> Subquery:
+    # By grouping, not by joins of the lineage with itself, which the planner takes for a few rows and so for loops.
+    inherited = func.lag(lineage.c.fork_version).over(partition_by=lineage.c.asked, order_by=lineage.c.depth)
+    passed = select(*lineage.c, inherited.label("inherited")).subquery("passed")
+    stored = (
         select(Message.context_id, func.count().label("rows"))
         .where(Message.context_id.in_(select(lineage.c.id)))
         .group_by(Message.context_id)
-        .cte("stored")
+        .subquery("stored")
     )
-    inherited = func.lag(lineage.c.fork_version).over(partition_by=lineage.c.asked, order_by=lineage.c.depth)
-    passed = select(lineage.c.asked, lineage.c.id, inherited.label("inherited")).subquery("passed")
+    ends = func.array_agg(passed.c.id, type_=ARRAY(Uuid(as_uuid=False))).filter(passed.c.parent_id.is_(None))
     # least() passes over nulls, as of the context itself.
+    most = func.sum(func.least(func.coalesce(stored.c.rows, 0), passed.c.inherited))
     return (
         select(
-            passed.c.asked.label("context_id"), func.sum(func.least(rows.c.rows, passed.c.inherited)).label("messages")
+            passed.c.asked,
+            case((~func.bool_or(passed.c.cyclic), ends[1])).label("root_id"),
+            most.label("most_messages"),
         )
-        .join(rows, rows.c.context_id == passed.c.id)
+        .outerjoin(stored, stored.c.context_id == passed.c.id)
         .group_by(passed.c.asked)
-        .cte("most")
+        .subquery("families")
     )
 
 
