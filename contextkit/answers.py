@@ -1,6 +1,6 @@
 """How a search is answered: by comparing with every message, or by an index that is completed where it is short."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Row, Select
 
-from contextkit.arrow import columns_of
+from contextkit.arrow import columns_of, literal_sql, plan_of
 from contextkit.asked import Asked, Vectors
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
@@ -20,6 +20,7 @@ from contextkit.queries import (
     select_neighbors,
     select_neighbors_by_index,
     select_neighbors_of_many,
+    select_rivals,
     set_search,
 )
 
@@ -31,6 +32,9 @@ MOST_EF_SEARCH = 1000
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40
+MOST_ROWS = 2**31 - 1
+MOST_HALF = 65_504
+"""The largest number of halfvec."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_se
     """Answer in a mode; the settings of the transaction change."""
     matching = _matching(connection, terms, None if mode == "exact" else FEW_ROWS + 1)
     index = _index(connection, terms.distance, mode, matching.rows)
+    if index is not None and (obstacle := _obstacle(connection, asked, terms, index)):
+        if mode == "index":
+            raise SchemaError(obstacle)
+        index = None
     if index is None:
         if matching.rows > FEW_ROWS and mode != "exact":
             matching = _matching(connection, terms, None)
@@ -82,6 +90,35 @@ def _index(connection: Connection, distance: Distance, mode: Mode, rows: int) ->
         return None
 
 
+def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any]) -> str | None:
+    """Say why an index would not be the one that answers, if so."""
+    if index.halfvec and (np.abs(asked.vectors) > MOST_HALF).any():
+        return f"the query has numbers above {MOST_HALF}, which {index.name} over halfvec cannot compare; scale them"
+    rivals = set(connection.execute(select_rivals(index.name)).scalars())
+    if not rivals or not len(asked.vectors):
+        return None
+    settings = connection.begin_nested()
+    connection.execute(set_search(ef_search_for(terms.k)))
+    sql = literal_sql(connection, _scan(asked, range(1), terms, halfvec=index.halfvec, scanned=terms.k))
+    used = set(_index_names(plan_of(connection, sql))) if sql else rivals
+    settings.rollback()
+    if taken := sorted(used & rivals):
+        return f"the planner takes the index {taken[0]} where {index.name} is meant; drop one of the two"
+    return None
+
+
+def _index_names(plan: dict[str, Any]) -> Iterator[str]:
+    if "Index Name" in plan:
+        yield plan["Index Name"]
+    for part in plan.get("Plans", ()):
+        yield from _index_names(part)
+
+
+def ef_search_for(k: int) -> int:
+    """Give the candidates that an index keeps at once by default."""
+    return min(max(SCANS[0] * k + SPARE, 100), MOST_EF_SEARCH)
+
+
 def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
     """Compare with every matching message."""
     frame = _exact(connection, asked, range(len(asked.vectors)), terms)
@@ -103,25 +140,27 @@ def index_answer(
         ef_search: None for what k needs.
         most: how many embedded messages match; None if that is not known.
     """
-    ef_search = int(ef_search or min(max(SCANS[0] * terms.k + SPARE, 100), MOST_EF_SEARCH))
+    ef_search = int(ef_search or ef_search_for(terms.k))
     connection.execute(set_search(ef_search))
     found: list[pd.DataFrame] = []
-    opened, few = list(range(len(asked.vectors))), list[int]()
+    opened, short = list(range(len(asked.vectors))), list[int]()
     for times in SCANS:
-        frame = _scanned(connection, asked, opened, terms, halfvec=index.halfvec, scanned=times * terms.k + SPARE)
-        states = _states(frame, opened, terms.k, times * terms.k + SPARE, most)
+        scanned = min(times * terms.k + SPARE, MOST_ROWS)
+        statement = _scan(asked, opened, terms, halfvec=index.halfvec, scanned=scanned)
+        frame = _renumbered(connection, statement, opened)
+        states = _states(frame, opened, terms.k, scanned, most)
         found.append(frame[frame["query"].isin(states["settled"])])
-        opened, few = states["unsettled"], few + states["few"]
+        opened, short = states["unsettled"], short + states["short"]
         if not opened:
             break
-    completed = sorted(opened + few)
+    completed = sorted(opened + short)
     zero = 0 if terms.distance != "cosine" else None
     if completed:
         frame = _exact(connection, asked, completed, terms)
         zero = int(frame["zero"].max()) if len(frame) else 0
         found.append(frame)
     whole = pd.concat([part for part in found if len(part)] or found[:1])
-    whole = whole.drop(columns=["zero", "place", "found", "furthest"], errors="ignore")
+    whole = whole.drop(columns=["zero", "place", "found", "following"], errors="ignore")
     done = {
         "mode": "index",
         "index": index.name,
@@ -134,27 +173,25 @@ def index_answer(
 
 def _states(frame: pd.DataFrame, queries: list[int], k: int, scanned: int, most: int | None) -> dict[str, list[int]]:
     """Queries that an index has answered, those that it should be asked for more, and those that it cannot answer."""
-    states: dict[str, list[int]] = {"settled": [], "unsettled": [], "few": []}
+    states: dict[str, list[int]] = {"settled": [], "unsettled": [], "short": []}
     answers = dict(tuple(frame.groupby("query")))
     for query in queries:
         rows = answers.get(query, frame[:0])
         ended = len(rows) == 0 or rows["found"].iloc[0] < scanned
-        if len(rows) < (k if most is None else min(k, most)):
-            state = "few"
+        tied = len(rows) > 0 and rows["distance"].iloc[-1] == rows["following"].iloc[-1]
+        if len(rows) < (k if most is None else min(k, most)) or tied:
+            state = "short"  # which of equal distances come first, only all of them tell
         elif ended:
             state = "settled"
         else:
             late = (rows["place"] > 0.75 * scanned).sum() > 0.01 * k
-            tied = rows["distance"].iloc[-1] == rows["furthest"].iloc[0]
-            state = "unsettled" if late or tied else "settled"
+            state = "unsettled" if late else "settled"
         states[state].append(query)
     return states
 
 
-def _scanned(
-    connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms, *, halfvec: bool, scanned: int
-) -> pd.DataFrame:
-    statement = select_neighbors_by_index(
+def _scan(asked: Asked, queries: Sequence[int], terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
+    return select_neighbors_by_index(
         [_as_text(asked.vectors[query]) for query in queries],
         *terms.where,
         k=terms.k,
@@ -164,7 +201,6 @@ def _scanned(
         own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
-    return _renumbered(connection, statement, queries)
 
 
 def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:

@@ -134,12 +134,18 @@ def _refuse_unprintable(value: Any) -> None:
 
 
 def _expected_rows(connection: Connection, sql: str) -> int:
+    return int(plan_of(connection, sql)["Plan Rows"])
+
+
+def plan_of(connection: Connection, sql: str) -> dict[str, Any]:
+    """The plan that the server has for a query, which does not run."""
     # On the driver's own cursor: SQLAlchemy's logging would write the literals down.
     cursor = connection.connection.cursor()
     cursor.execute(f"explain (format json) {sql}")
     ((plan,),) = cursor.fetchone()  # type: ignore[misc]
     cursor.close()
-    return int(plan["Plan"]["Plan Rows"])
+    root: dict[str, Any] = plan["Plan"]
+    return root
 
 
 # On the pool

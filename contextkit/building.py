@@ -67,8 +67,10 @@ class Work:
         return make(total=rows, unit=" messages", delay=QUIET_SECONDS, disable=not self.progress)
 
     def _show(self, bar: Any) -> None:
-        building = self.watching.execute(select_building()).one_or_none()
-        if building is None or bar.disable:
+        if bar.disable:
+            return
+        building = self.watching.execute(select_building()).first()  # others may build, too
+        if building is None:
             return
         bar.set_description(building.phase, refresh=False)
         if building.phase.startswith("building index"):

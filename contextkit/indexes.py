@@ -56,7 +56,8 @@ def create_index(
     Args:
         engine: from `connect(write=True)`.
         distance: cosine, l2, inner or l1.
-        halfvec: index 16-bit numbers, for half the size. Searches still measure by the full vectors.
+        halfvec: index 16-bit numbers, for half the size. Searches still measure by the full vectors. Numbers above
+            65,504 cannot be stored then, and vectors that 16 bits take for zero are not found by cosine.
         m: links per message, 2 to 100.
         ef_construction: candidates for them, 4 to 1000 and at least 2 m.
         progress: a bar, once it takes longer than two seconds.

@@ -57,6 +57,8 @@ def recall_df(
         ValueError: an argument is out of range.
     """
     given = [*ef_search]
+    if not given:
+        raise ValueError("ef_search is at least one whole number")
     for name, value, most in (
         ("k", k, None),
         ("sample", sample, None),

@@ -1,5 +1,6 @@
 """Messages that a text asks for: by its words, by its meaning, or by both."""
 
+import re
 import warnings
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from contextkit.connection import translated_errors
 from contextkit.embed import Embedder, checked_vectors
 from contextkit.errors import ContextkitWarning
 from contextkit.frames import to_frame
+from contextkit.models import is_storable
 from contextkit.neighbors import neighbors_df
 from contextkit.queries import (
     Condition,
@@ -29,6 +31,9 @@ SearchMode = Literal["auto", "text", "semantic", "hybrid"]
 RANKED = {"text_rank": "Int64", "semantic_rank": "Int64", "relevance": "float64", "distance": "float64"}
 FUSION_CONSTANT = 60
 FUSION_DEPTH = 100
+MOST_ROWS = 2**31 - 1
+LONE_MINUS = re.compile(r"-(?=[\s-]|$)")
+"""One before no word; for each of a row of them PostgreSQL needs stack."""
 ASKED_CHARACTERS = 20_000
 """With some times more words PostgreSQL runs out of stack."""
 
@@ -81,7 +86,7 @@ def search_df(
     _check_asked(text, mode, embedder)
     _check_language(engine, language)
     runs = ("text" if embedder is None else "hybrid") if mode == "auto" else mode
-    depth = max(FUSION_DEPTH, 2 * int(k)) if runs == "hybrid" else int(k)
+    depth = min(max(FUSION_DEPTH, 2 * int(k)), MOST_ROWS) if runs == "hybrid" else int(k)
     asked = {"where": len(where), "k": int(k), "mode": mode, "embedder": embedder is not None, "language": language}
     attrs: dict[str, Any] = {"function": "search_df", "asked": asked, "mode": runs, "depth": depth}
     lists = []
@@ -149,6 +154,7 @@ def _as_driver_sql(sql: str) -> str:
 
 
 def _by_words(engine: Engine, text: str, where: tuple[Condition, ...], k: int, language: str) -> pd.DataFrame:
+    text = LONE_MINUS.sub(" ", text)
     with translated_errors(), engine.connect() as connection:
         words, truncated = connection.execute(select_text_notes(text, *where, language=language)).one()
     # Without words no message matches, and comparing all of them takes long.
@@ -186,8 +192,8 @@ def _check_asked(text: str, mode: str, embedder: object) -> None:
         raise TypeError(f"a text to search for is a str, not {type(text).__name__}")
     if not text.strip():
         raise ValueError("the text is blank; give words to search for")
-    if "\0" in text:
-        raise ValueError("the text holds a NUL character, which no message does; remove it")
+    if not is_storable(text):
+        raise ValueError("the text holds a NUL character or half of a surrogate pair, as no message does; remove it")
     if mode not in get_args(SearchMode):
         raise ValueError(f"mode is one of {', '.join(get_args(SearchMode))}, not {mode!r}")
     if mode in ("semantic", "hybrid") and embedder is None:

@@ -315,27 +315,27 @@ def test_readers_and_plain_engines_in_autocommit_search_by_an_index(
 
 
 @pytest.mark.parametrize(
-    ("places", "furthest", "scanned", "most", "state"),
+    ("places", "following", "scanned", "most", "state"),
     [
         ([1, 2, 3], 9.0, 100, None, "settled"),
         ([1, 2, 75], 9.0, 100, None, "settled"),
         ([1, 2, 76], 9.0, 100, None, "unsettled"),  # a row of the answer among the last to come: more may follow
-        ([1, 2, 3], 2.0, 100, None, "unsettled"),  # all that came are as near as the last of the answer
+        ([1, 2, 3], 2.0, 100, None, "short"),  # the next is as near as the last of the answer
         ([1, 2, 76], 9.0, 101, None, "settled"),  # the index has nothing more
-        ([1, 2], 9.0, 101, None, "few"),
+        ([1, 2], 9.0, 101, None, "short"),
         ([1, 2], 9.0, 101, 2, "settled"),  # as many as match
-        ([], 9.0, 101, None, "few"),
+        ([], 9.0, 101, None, "short"),
         ([], 9.0, 101, 0, "settled"),
     ],
 )
 def test_whether_an_index_has_answered(
-    places: list[int], furthest: float, scanned: int, most: int | None, state: str
+    places: list[int], following: float, scanned: int, most: int | None, state: str
 ) -> None:
     rows = {
         "query": 4,
         "place": places,
         "found": 100,
-        "furthest": furthest,
+        "following": following,
         "distance": np.arange(len(places), dtype=float),
     }
     assert _states(pd.DataFrame(rows), [4], 3, scanned, most)[state] == [4]
@@ -429,3 +429,60 @@ def test_an_ef_search_out_of_range_is_refused(engine: Engine, ef_search: Any) ->
 def test_an_ef_search_for_a_search_without_an_index_is_refused(engine: Engine) -> None:
     with pytest.raises(ValueError, match="ef_search is of an index"):
         neighbors_df(engine, np.ones(1536), mode="exact", ef_search=40)
+
+
+@pytest.fixture
+def small(engine: Engine, database_url: str) -> Engine:
+    write_clusters(database_url, contexts=10, messages=500, clusters=5)
+    return engine
+
+
+@pytest.mark.parametrize("rival", ["ivfflat (embedding vector_cosine_ops)", "hnsw (embedding vector_cosine_ops)"])
+def test_no_other_index_answers_in_the_name_of_one(small: Engine, rival: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_index(small)
+    with small.begin() as connection:
+        connection.execute(text(f"create index rival on messages using {rival}"))
+        connection.execute(text("analyze messages"))
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", 100)
+    query = np.ones(1536, np.float32)
+    with plans(small) as seen:
+        found = neighbors_df(small, query, k=20)
+    displaced = not by_index(seen[-1] if seen else "")
+    assert found.attrs["index"] == (None if displaced else "contextkit_cosine_idx")
+    pd.testing.assert_frame_equal(found, neighbors_df(small, query, k=20, mode="exact"))
+    if displaced:
+        with pytest.raises(SchemaError, match="the planner takes the index rival where contextkit_cosine_idx is meant"):
+            neighbors_df(small, query, mode="index")
+
+
+def test_a_query_that_halfvec_cannot_hold_is_answered_exactly(small: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", 100)
+    create_index(small, halfvec=True)
+    query = 1e8 * np.ones(1536, np.float32)
+    found = neighbors_df(small, query, k=3)
+    assert (len(found), found.attrs["mode"]) == (3, "exact")
+    with pytest.raises(SchemaError, match="cannot compare"):
+        neighbors_df(small, query, k=3, mode="index")
+
+
+@pytest.mark.parametrize("k", [2**40, 2**62])
+def test_all_can_be_asked_for(small: Engine, k: int) -> None:
+    create_index(small)
+    query = np.ones(1536, np.float32)
+    assert len(neighbors_df(small, query, k=k, mode="index")) == len(neighbors_df(small, query, k=k, mode="exact"))
+
+
+@pytest.mark.parametrize("distance", ["inner", "l1"])
+def test_equal_distances_across_the_last_rank_are_the_same_in_every_mode(small: Engine, distance: Any) -> None:
+    frame = messages_df(small, embeddings=True)
+    with small.begin() as connection:
+        connection.execute(
+            text("update messages set embedding = (select embedding from messages where id = :id) where version < 30"),
+            {"id": frame["message_id"][0]},
+        )
+    create_index(small, distance)
+    found, exact = (
+        neighbors_df(small, frame["message_id"][0], k=50, distance=distance, mode=mode) for mode in ("index", "exact")
+    )
+    assert found["message_id"].tolist() == exact["message_id"].tolist()
+    assert found.attrs["completed"] == 1

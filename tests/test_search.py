@@ -310,6 +310,18 @@ def test_what_is_left_of_an_index_of_words_is_built_anew(engine: Engine) -> None
     assert not create_text_index(engine)["created"]
 
 
+@pytest.mark.parametrize("asked", ["docker " + "-" * 200, "- " * 3000 + "docker", "docker -", "--docker-- docker"])
+def test_a_minus_before_no_word_says_nothing(engine: Engine, asked: str) -> None:
+    write(engine, ENGLISH)
+    found = search_df(engine, asked)
+    assert len(found) == (0 if asked.startswith("--") else len(search_df(engine, "docker")))
+
+
+def test_half_of_a_surrogate_pair_is_told(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        search_df(engine, "\ud800")
+
+
 def test_an_index_of_words_needs_a_language_and_an_engine_for_writing(engine: Engine, reader: Engine) -> None:
     with pytest.raises(ValueError, match="language is one of"):
         create_text_index(engine, "klingon")

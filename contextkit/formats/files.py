@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 from contextkit.errors import FormatError
 from contextkit.formats.conversation import Defect
+from contextkit.models import is_storable
 
 Record = tuple[int, Any]
 
@@ -273,19 +274,6 @@ class _MalformedError(FormatError):
 
 def _malformed(name: str, line: int, reason: str) -> FormatError:
     return _MalformedError(f"{name}, line {line}: {reason}", line, reason)
-
-
-def is_storable(text: str) -> bool:
-    """Whether PostgreSQL stores a text: no NUL character, no half of a surrogate pair."""
-    if "\0" in text:
-        return False
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _unstorable(value: Any) -> Iterator[tuple[str, str]]:

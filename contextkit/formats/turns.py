@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Node, Row
-from contextkit.formats.files import Source, is_storable
+from contextkit.formats.files import Source
+from contextkit.models import is_storable
 
 
 def read_each(source: Source, made: Callable[[Any, dict[str, int]], Conversation]) -> Iterator[Conversation | Defect]:

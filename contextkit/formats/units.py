@@ -6,8 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from contextkit.formats.conversation import Conversation, DefectiveError, Node, Row
-from contextkit.formats.files import is_storable
-from contextkit.models import ROLES
+from contextkit.models import ROLES, is_storable
 
 NAMESPACE = UUID("0b7d5f0a-6a4c-5e0f-9b53-3c1f6f2c9d11")
 MOST_TOKENS = 2**31 - 1

@@ -19,6 +19,7 @@ from contextkit.queries.indexes import select_building as select_building
 from contextkit.queries.indexes import select_ground as select_ground
 from contextkit.queries.indexes import select_indexes as select_indexes
 from contextkit.queries.indexes import select_means as select_means
+from contextkit.queries.indexes import select_rivals as select_rivals
 from contextkit.queries.neighbors import OPERATORS as OPERATORS
 from contextkit.queries.neighbors import Distance as Distance
 from contextkit.queries.neighbors import select_embeddings as select_embeddings

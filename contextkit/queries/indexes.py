@@ -58,6 +58,22 @@ def select_indexes() -> TextualSelect:
     )
 
 
+def select_rivals(name: str) -> TextClause:
+    """Bare names of the other valid indexes that give the same order as one, so that the planner may take them."""
+    return text(
+        """
+        select c.relname as name
+        from pg_index i
+        join pg_class c on c.oid = i.indexrelid
+        join pg_am a on a.oid = c.relam and a.amname in ('hnsw', 'ivfflat')
+        join pg_opclass o on o.oid = i.indclass[0]
+        join pg_index own on own.indexrelid = to_regclass(:name)
+        join pg_opclass p on p.oid = own.indclass[0] and p.opcname = o.opcname
+        where i.indrelid = own.indrelid and i.indisvalid and i.indexrelid <> own.indexrelid
+        """
+    ).bindparams(name=name)
+
+
 def select_building() -> TextClause:
     """The phase of the index build on messages, if there is one, and how many rows it has taken in."""
     return text(

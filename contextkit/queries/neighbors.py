@@ -143,8 +143,8 @@ def select_neighbors_by_index(
     """The k nearest among the first `scanned` matching messages that an index gives, for each of many vectors.
 
     Columns as of `select_neighbors_of_many` without zero, and what tells whether more would have to be scanned:
-    `place`, of the row in the order of the index; `found`, rows given by it; `furthest`, the distance of the
-    furthest of these. The index is used where sorting is switched off (`set_search`).
+    `place`, of the row in the order of the index; `found`, rows given by it; `following`, the distance of the
+    next one in rank. The index is used where sorting is switched off (`set_search`).
     """
     split_conditions(where)
     asked = _asked(vectors, own_ids)
@@ -171,14 +171,16 @@ def select_neighbors_by_index(
             (asked.c.place - 1).label("query"),
             func.row_number().over(order_by=(given.c.distance, given.c.message_id), **window).label("rank"),
             func.count().over(**window).label("found"),
-            func.max(given.c.distance).over(**window).label("furthest"),
+            func.lead(given.c.distance)
+            .over(order_by=(given.c.distance, given.c.message_id), **window)
+            .label("following"),
             *given.c,
         )
         .select_from(asked)
         .join(given, true())
         .subquery("ranked")
     )
-    own = (ranked.c.query, ranked.c.rank, ranked.c.distance, ranked.c.place, ranked.c.found, ranked.c.furthest)
+    own = (ranked.c.query, ranked.c.rank, ranked.c.distance, ranked.c.place, ranked.c.found, ranked.c.following)
     return _with_messages(ranked, *own).where(ranked.c.rank <= k).order_by(ranked.c.query, ranked.c.rank)
 
 
@@ -190,6 +192,7 @@ def set_search(ef_search: int) -> Select[Any]:
         "enable_indexscan": "on",
         "enable_nestloop": "on",
         "jit": "off",
+        "ivfflat.probes": 32_768,  # dear, so that HNSW is taken where both are there
         "hnsw.ef_search": ef_search,
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": 2**31 - 1,
