@@ -31,6 +31,9 @@ def home() -> Iterator[Path]:
 def server_url(home: Path) -> Iterator[str]:
     server = EmbeddedServer(home)
     server.join()
+    with psycopg.connect(server.url, autocommit=True) as connection:  # nothing here outlives the run
+        connection.execute("alter system set fsync = off")
+        connection.execute("select pg_reload_conf()")
     yield server.url
     server.leave()
 
@@ -69,7 +72,7 @@ def database_url(server_url: str, migrated: str) -> Iterator[str]:
 def _fresh(server_url: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template}")
+        connection.execute(f"create database {name} template {template} strategy file_copy")
         yield _database_url(server_url, name)
         connection.execute(f"drop database {name} with (force)")
 
