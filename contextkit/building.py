@@ -44,7 +44,8 @@ class Work:
         """Run what takes long."""
         cancel = cast(Any, self.connection.connection.driver_connection).cancel_safe
         with self._bar(rows) as bar:
-            interruptible(lambda: self.connection.exec_driver_sql(sql), cancel, meanwhile=lambda: self._show(bar))
+            plain = sql.replace("%", "%%")  # names may have one, and the driver takes it for a parameter
+            interruptible(lambda: self.connection.exec_driver_sql(plain), cancel, meanwhile=lambda: self._show(bar))
             bar.update((rows or bar.n) - bar.n)
 
     @contextmanager

@@ -19,6 +19,7 @@ from contextkit.models import is_storable
 from contextkit.neighbors import neighbors_df
 from contextkit.queries import (
     Condition,
+    drop_sql,
     select_languages,
     select_text_index,
     select_text_matches,
@@ -126,7 +127,7 @@ def create_text_index(engine: Engine, language: str = "english", *, progress: bo
         ReadOnlyError: the engine was opened for reading.
     """
     _check_language(engine, language)
-    name, definition = text_index(language)
+    name, create = text_index(language)
     with opened(engine, progress=progress) as work:
 
         def find() -> Row[Any] | None:
@@ -138,19 +139,15 @@ def create_text_index(engine: Engine, language: str = "english", *, progress: bo
 
         def drop_rest() -> None:
             if find() is not None and valid() is None:
-                work.run(_as_driver_sql(f"drop index concurrently {name}"))
+                work.run(drop_sql(name))
 
         found = work.lock(unless=valid)
         if found is None:
             drop_rest()
             with work.undone_by(drop_rest):
-                work.run(_as_driver_sql(f"create index concurrently {name} on messages {definition}"))
+                work.run(create)
         size = int((found or find()).size)  # type: ignore[union-attr]
         return pd.Series({"name": name, "language": language, "size": size, "created": found is None}, dtype=object)
-
-
-def _as_driver_sql(sql: str) -> str:
-    return sql.replace("%", "%%")
 
 
 def _by_words(engine: Engine, text: str, where: tuple[Condition, ...], k: int, language: str) -> pd.DataFrame:

@@ -71,11 +71,12 @@ def select_text_matches(text: str, *where: Condition, k: int, language: str = "e
 
 
 def text_index(language: str) -> tuple[str, str]:
-    """Name, quoted, and definition of the index for text search in a language, for `create index ... on messages`."""
+    """Name, quoted, of the index for text search in a language, and the SQL that builds it without blocking writers."""
     dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
     options = {"literal_binds": True, "include_table": False}
     name = dialect.identifier_preparer.quote(f"contextkit_text_{language}_idx")
-    return name, f"using gin ({_vector(language).compile(dialect=dialect, compile_kwargs=options)})"
+    key = _vector(language).compile(dialect=dialect, compile_kwargs=options)
+    return name, f"create index concurrently {name} on messages using gin ({key})"
 
 
 def select_text_index(name: str) -> TextClause:
