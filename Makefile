@@ -33,10 +33,11 @@ format: $(INSTALLED)
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
+# Three at once, as many tests wait for processes; a file's tests stay together and share what it sets up.
 # The notebooks run in a home of their own, never on a user's database. Where root runs this, an account
 # without privileges runs PostgreSQL and has to reach that home.
 test: lint
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n 3 --dist loadfile
 	@home=$$(mktemp -d) && chmod 711 "$$home" && trap 'sleep 1; rm -rf "$$home"' EXIT && \
 	CONTEXTKIT_HOME=$$home DATABASE_URL= $(BIN)/pytest -q --nbmake notebooks
 
