@@ -32,6 +32,8 @@ MOST_EF_SEARCH = 1000
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40
+BLOCK = 32
+"""Queries that one reading of the messages answers; it keeps 8 bytes per message and query meanwhile."""
 MOST_ROWS = 2**31 - 1
 MOST_HALF = 65_504
 """The largest number of halfvec."""
@@ -204,29 +206,37 @@ def _scan(asked: Asked, queries: Sequence[int], terms: Terms, *, halfvec: bool, 
 
 
 def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
-    own_ids = _own_ids(asked, queries)
-    if len(queries) != 1:
-        many = select_neighbors_of_many(
-            [_as_text(asked.vectors[query]) for query in queries],
-            *terms.where,
-            k=terms.k,
-            distance=terms.distance,
-            own_ids=own_ids,
-            include_deleted=terms.include_deleted,
-        )
-        return _renumbered(connection, many, queries)
-    # Only a statement about one vector can be shared by parallel workers.
-    one = select_neighbors(
-        asked.vectors[queries[0]],
+    if len(queries) == 1:
+        return _exact_one(connection, asked, queries[0], terms)
+    blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
+    return pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+
+
+def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
+    many = select_neighbors_of_many(
+        [asked.vectors[query] for query in queries],
         *terms.where,
         k=terms.k,
         distance=terms.distance,
-        own_id=own_ids[0],
+        own_ids=_own_ids(asked, queries),
+        include_deleted=terms.include_deleted,
+    )
+    return _renumbered(connection, many, queries)
+
+
+def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -> pd.DataFrame:
+    """Keep nothing but the k nearest, as a block has to."""
+    one = select_neighbors(
+        asked.vectors[query],
+        *terms.where,
+        k=terms.k,
+        distance=terms.distance,
+        own_id=_own_ids(asked, [query])[0],
         include_deleted=terms.include_deleted,
         zero=True,
     )
     frame = to_frame(columns_of(connection, one))
-    frame.insert(0, "query", np.full(len(frame), queries[0], np.int64))
+    frame.insert(0, "query", np.full(len(frame), query, np.int64))
     return frame
 
 

@@ -15,6 +15,7 @@ from pgvector import HalfVector, Vector
 from sqlalchemy import Engine, Select, column, event, func, select, table, text, true
 from sqlalchemy.orm import aliased
 
+import contextkit.answers
 from contextkit import (
     Context,
     DimensionError,
@@ -238,7 +239,7 @@ def test_no_exact_statement_is_planned_over_an_index_of_vectors(tempting: Engine
     query = real_numbers(1, seed=6)[0]
     plain = select(Message.id).order_by(Message.embedding.op(operator)(query)).limit(5)
     assert "messages_embedding_idx" in plan(tempting, plain)
-    batch = select_neighbors_of_many([str(query.tolist())], k=5, distance=distance, own_ids=[None])
+    batch = select_neighbors_of_many([query], k=5, distance=distance, own_ids=[None])
     for statement in (select_neighbors(query, k=5, distance=distance), batch):
         explained = plan(tempting, statement)
         assert "Limit" in explained
@@ -272,6 +273,20 @@ def test_a_vector_comes_in_any_form(corpus: Engine, form: str) -> None:
     found = neighbors_df(corpus, _forms(vector)[form], k=5)
     assert triples(found) == triples(neighbors_df(corpus, vector, k=5))
     assert "query" not in found
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_queries_of_several_blocks_are_answered_like_single_ones(
+    corpus: Engine, monkeypatch: pytest.MonkeyPatch, distance: Any
+) -> None:
+    monkeypatch.setattr(contextkit.answers, "BLOCK", 2)
+    ids = stored(corpus).dropna(subset="embedding")["message_id"].iloc[[3, 0, 3, 7, 5]]
+    found = neighbors_df(corpus, ids, k=4, distance=distance, mode="exact")
+    assert found["query"].tolist() == np.repeat(range(5), 4).tolist()
+    for place, id_ in enumerate(ids):
+        single = neighbors_df(corpus, id_, k=4, distance=distance, mode="exact")
+        assert triples(found[found["query"] == place]) == triples(single)
+        assert found.attrs["zero"] == single.attrs["zero"]
 
 
 MATRICES: dict[str, Callable[[Matrix], Any]] = {

@@ -22,6 +22,7 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.dialects.postgresql import array
 
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.queries.columns import Condition, live, message_columns, split_conditions
@@ -97,33 +98,41 @@ def select_neighbors(
 
 
 def select_neighbors_of_many(
-    vectors: Sequence[str],
+    vectors: Sequence[NDArray[np.float32]],
     *where: Condition,
     k: int,
     distance: Distance = "cosine",
     own_ids: Sequence[str | None],
     include_deleted: bool = False,
 ) -> Select[Any]:
-    """The same, zero included, for each of many vectors in their text form; `query` counts them from 0."""
+    """The same, zero included, for each of some vectors; `query` counts them from 0.
+
+    One scan, shared by parallel workers, measures the distances to all of them: what takes long is to read a
+    vector, which is out of line, and not to compare it. They are kept until the last query has its k.
+    """
     split_conditions(where)
-    asked = _asked(vectors, own_ids)
+    measured = _measured(vectors, where, distance=distance, include_deleted=include_deleted)
+    asked = (
+        func.unnest(cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
+        .table_valued("own_id", with_ordinality="place", name="asked")
+        .render_derived()
+    )
+    apart = measured.c.distances[asked.c.place].label("distance")
     nearest = (
-        _nearest(
-            asked.c.vector,
-            (*where, Message.id.is_distinct_from(asked.c.own_id)),
-            k=k,
-            distance=distance,
-            include_deleted=include_deleted,
-            asked=asked,
-        )
+        select(measured.c.message_id, apart)
+        .where(measured.c.message_id.is_distinct_from(asked.c.own_id))
+        .order_by(apart, measured.c.message_id)
+        .limit(k)
         .correlate(asked)
         .lateral("nearest")
     )
+    # The same for every query: only messages that are all zero have no distance.
+    zero = select(func.count()).where(measured.c.distances[1] == NAN).scalar_subquery()
     rank = func.row_number().over(partition_by=asked.c.place, order_by=(nearest.c.distance, nearest.c.message_id))
-    query = (asked.c.place - 1).label("query")
-    statement = select(query, rank.label("rank"), nearest.c.distance, nearest.c.zero, *message_columns())
+    columns = ((asked.c.place - 1).label("query"), rank.label("rank"), nearest.c.distance, zero.label("zero"))
     return (
-        statement.select_from(asked)
+        select(*columns, *message_columns())
+        .select_from(asked)
         .join(nearest, true())
         .join(Message, Message.id == nearest.c.message_id)
         .order_by(asked.c.place, rank)
@@ -218,26 +227,41 @@ def _asked(vectors: Sequence[str], own_ids: Sequence[str | None]) -> CTE:
 
 
 def _nearest(
-    vector: ColumnElement[Any],
-    where: tuple[Condition, ...],
-    *,
-    k: int,
-    distance: Distance,
-    include_deleted: bool,
-    asked: CTE | None = None,
+    vector: ColumnElement[Any], where: tuple[Condition, ...], *, k: int, distance: Distance, include_deleted: bool
 ) -> Select[Any]:
     # Adding zero keeps an index, which may leave rows out, from answering the order.
     apart = Message.embedding.op(OPERATORS[distance], return_type=Float)(vector) + literal(0.0)
-    measured: FromClause = (
-        select(Message.id.label("message_id"), apart.label("distance"))
-        .join(Context, Context.id == Message.context_id)
-        .where(Message.embedding.is_not(None), *live(Context, Message, include_deleted=include_deleted), *where)
+    measured = (
+        _embedded(apart.label("distance"), where=where, include_deleted=include_deleted)
         .offset(0)  # else every use of the distance would measure it again
-        .correlate(asked)
-        .lateral("measured")
+        .subquery("measured")
     )
     zero = func.count().filter(measured.c.distance == NAN).over()
     return select(*measured.c, zero.label("zero")).order_by(measured.c.distance, measured.c.message_id).limit(k)
+
+
+def _measured(
+    vectors: Sequence[NDArray[np.float32]],
+    where: tuple[Condition, ...],
+    *,
+    distance: Distance,
+    include_deleted: bool,
+) -> CTE:
+    """message_id and the distances to each of the vectors, as an array."""
+    # Adding zeros gives a vector in memory; a stored one would be read from out of line for every comparison.
+    in_memory = Message.embedding.op("+")(cast(np.zeros(EMBEDDING_DIMENSIONS, np.float32), VECTOR)).label("vector")
+    read = _embedded(in_memory, where=where, include_deleted=include_deleted).offset(0).subquery("read")
+    operator = read.c.vector.op(OPERATORS[distance], return_type=Float)
+    distances = array([operator(cast(vector, VECTOR)) for vector in vectors], type_=Float)
+    return select(read.c.message_id, distances.label("distances")).cte("measured").prefix_with("materialized")
+
+
+def _embedded(column: ColumnElement[Any], *, where: tuple[Condition, ...], include_deleted: bool) -> Select[Any]:
+    return (
+        select(Message.id.label("message_id"), column)
+        .join(Context, Context.id == Message.context_id)
+        .where(Message.embedding.is_not(None), *live(Context, Message, include_deleted=include_deleted), *where)
+    )
 
 
 def _with_messages(nearest: FromClause, *columns: ColumnElement[Any]) -> Select[Any]:

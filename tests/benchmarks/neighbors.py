@@ -22,7 +22,7 @@ from tests.benchmarks.data import write_clusters
 
 RESULTS = Path(__file__).with_name("NEIGHBORS.md")
 MESSAGES, CONTEXTS, CLUSTERS = 100_000, 2_000, 300
-QUERIES = 5
+QUERIES = 20
 SHARES = {"50 %": 5_000, "5 %": 500, "0.5 %": 50, "0.01 %": 1}
 """Of 10,000 values of token_count, how many a condition lets through."""
 KS = (10, 100, 5_000)
@@ -106,10 +106,27 @@ def compared_with_all(engine: Engine) -> dict[tuple[str, int], Any]:
     return references
 
 
-def seconds_to_build(engine: Engine, halfvec: bool) -> float:
+def batched(engine: Engine, mode: Any) -> str:
+    """Milliseconds per query of a batch and of single calls, at k 10 and half of the messages."""
+    where, queries = Message.token_count < SHARES["50 %"], sampled(engine)
+    neighbors_df(engine, queries, where, mode=mode)
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: neighbors_df(engine, queries, where, mode=mode),
+        lambda: [neighbors_df(engine, query, where, mode=mode) for query in queries],
+    )
+    times = [[_seconds(way) for way in ways] for _ in range(3)]
+    batch, single = (statistics.median(way) / len(queries) * 1e3 for way in zip(*times, strict=True))
+    return f"{batch:,.1f} ms per query in a batch of {len(queries)}, {single:,.1f} ms one by one"
+
+
+def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
-    create_index(engine, halfvec=halfvec, progress=False)
+    call()
     return time.perf_counter() - start
+
+
+def seconds_to_build(engine: Engine, halfvec: bool) -> float:
+    return _seconds(lambda: create_index(engine, halfvec=halfvec, progress=False))
 
 
 def main() -> None:
@@ -127,12 +144,14 @@ def main() -> None:
 
 def measure(url: str, engine: Engine) -> None:
     references = compared_with_all(engine)
-    lines, built = [], []
+    lines, built = [], [f"- exact, 50 %, k 10: {batched(engine, 'exact')}"]
     for halfvec in (False, True):
         seconds = seconds_to_build(engine, halfvec)
         with engine.connect() as connection:
             size = connection.execute(text("select pg_indexes_size('messages')")).scalar_one()
-        built.append(f"- {'halfvec' if halfvec else 'vector'}: built in {seconds:.0f} s; all indexes {size >> 20} MB")
+        kind = "halfvec" if halfvec else "vector"
+        built.append(f"- {kind}: built in {seconds:.0f} s; all indexes {size >> 20} MB")
+        built.append(f"- {kind}, 50 %, k 10: {batched(engine, 'index')}")
         lines += rows_of_table(engine, url, halfvec, references)
         drop_index(engine, halfvec=halfvec)
     packages = ("contextkit", "sqlalchemy", "psycopg", "pandas", "numpy")
