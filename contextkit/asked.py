@@ -51,6 +51,8 @@ def holds_ids(query: object) -> TypeGuard[Iterable[object]]:
     if len(query):
         return isinstance(query.iloc[0] if isinstance(query, pd.Series) else query[0], str | UUID)
     dtype = getattr(query, "dtype", None)
+    if dtype is None:
+        return True
     holds_vectors = isinstance(dtype, pd.ArrowDtype) and pa.types.is_nested(dtype.pyarrow_dtype)
     return not holds_vectors and np.asarray(query).dtype.kind in "OU"
 
