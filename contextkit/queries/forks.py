@@ -2,7 +2,23 @@
 
 from typing import Any
 
-from sqlalchemy import ARRAY, CTE, Select, Subquery, Uuid, and_, case, exists, func, literal, or_, select, true
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Select,
+    Subquery,
+    Uuid,
+    and_,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.orm import aliased
 
 from contextkit.models import Context, Message
@@ -19,26 +35,26 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any
     listed = _listed(where, include_deleted=include_deleted)
     lineage = lineage_of(listed)
     stretches = stretches_of(lineage, written_of(lineage))
-    origin = _origins(stretches)
-    figures = _figures(history_of(stretches, include_deleted=include_deleted))
+    family = _families(stretches, _own_figures(stretches, include_deleted=include_deleted))
+    merged = _merged_figures(stretches, include_deleted=include_deleted)
+    figures = (
+        case((~family.c.cyclic, func.coalesce(merged.c[name], family.c[name]))).label(name)
+        for name in ("length", "tokens", "turns", "first_at", "last_at")
+    )
     return (
         select(
             listed.c.id.label("context_id"),
             listed.c.name,
             listed.c.parent_id,
             listed.c.fork_version,
-            origin.c.root_id,
-            case((~origin.c.cyclic, origin.c.depth)).label("depth"),
-            case((origin.c.renumbered, "renumbered"), else_=listed.c.written_by).label("written_by"),
+            family.c.root_id,
+            family.c.depth,
+            case((listed.c.is_fork, func.coalesce(family.c.rewritten, "reference")), else_="root").label("written_by"),
             listed.c.forks,
-            case((~origin.c.cyclic, func.coalesce(figures.c.length, 0))).label("length"),
-            case((~origin.c.cyclic, func.coalesce(figures.c.tokens, 0))).label("tokens"),
-            case((~origin.c.cyclic, func.coalesce(figures.c.turns, 0))).label("turns"),
-            figures.c.first_at,
-            figures.c.last_at,
+            *figures,
         )
-        .join(origin, origin.c.place == listed.c.place, full=True)
-        .join(figures, figures.c.place == listed.c.place, full=True)
+        .join(family, family.c.place == listed.c.place, full=True)
+        .join(merged, merged.c.place == listed.c.place, full=True)
         .order_by(listed.c.place)
     )
 
@@ -46,20 +62,19 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any
 def select_families(*where: Condition) -> Select[Any]:
     """context_id, root_id and most_messages of contexts, those of a root together; by the creation of both.
 
-    most_messages is at least the length of the history: of each context in the lineage, the rows that it has or the
-    versions that are inherited from it, whichever are fewer. In a cycle root_id is null.
+    most_messages is at least the length of the history: the rows of each context in the lineage, up to the version
+    that is inherited from it. In a cycle root_id is null.
     """
     numbered = select(Context.id, func.row_number().over().label("place"))
     lineage = lineage_of(filter_contexts(numbered, where, include_deleted=False).cte("asked"))
     stretches = stretches_of(lineage, written_of(lineage))
-    origin, most = _origins(stretches), _most_messages(stretches)
+    reached = select(func.count().label("most_messages")).where(_is_reached(stretches))
+    family = _families(stretches, by_index(reached))
     root = aliased(Context, name="root")
     return (
-        select(Context.id.label("context_id"), origin.c.root_id, most.c.most_messages)
-        .select_from(origin)
-        .join(most, most.c.place == origin.c.place, full=True)
-        .join(Context, Context.id == origin.c.context_id)
-        .outerjoin(root, root.id == origin.c.root_id)
+        select(Context.id.label("context_id"), family.c.root_id, family.c.most_messages)
+        .join(family, family.c.context_id == Context.id)
+        .outerjoin(root, root.id == family.c.root_id)
         .order_by(root.created_at, root.id, Context.created_at, Context.id)
     )
 
@@ -71,18 +86,13 @@ def _listed(where: tuple[Condition, ...], *, include_deleted: bool) -> CTE:
         .group_by(Context.parent_id)
         .subquery("children")
     )
-    has_copies = exists(
-        select(literal(1))
-        .where(and_(Message.context_id == Context.id, Message.version <= Context.fork_version))
-        .correlate(Context)
-    )
     statement = (
         select(
             Context.id,
             Context.name,
             Context.parent_id,
             Context.fork_version,
-            case((~is_fork(), "root"), (has_copies, "copy"), else_="reference").label("written_by"),
+            is_fork().label("is_fork"),
             func.coalesce(children.c.forks, 0).label("forks"),
             func.row_number().over(order_by=(Context.created_at, Context.id)).label("place"),
         )
@@ -92,46 +102,59 @@ def _listed(where: tuple[Condition, ...], *, include_deleted: bool) -> CTE:
     return filter_contexts(statement, where, include_deleted=include_deleted).cte("asked")
 
 
-def _origins(stretches: CTE) -> Subquery:
-    """Of each lineage: place, context_id, root_id, depth, cyclic, and whether the asked context is renumbered."""
-    ends = func.array_agg(stretches.c.id, type_=ARRAY(Uuid(as_uuid=False))).filter(stretches.c.parent_id.is_(None))
+def _families(stretches: CTE, own: FromClause) -> Subquery:
+    """Of each lineage: place, context_id, root_id, depth, cyclic, rewritten, and the figures of its stretches together.
+
+    In a cycle root_id and depth are null.
+    """
     cyclic = func.bool_or(stretches.c.cyclic)
+    roots = func.array_agg(stretches.c.id, type_=ARRAY(Uuid(as_uuid=False))).filter(stretches.c.parent_id.is_(None))
     return (
         select(
             stretches.c.place,
             stretches.c.asked.label("context_id"),
-            case((~cyclic, ends[1])).label("root_id"),
-            func.max(stretches.c.depth).label("depth"),
+            case((~cyclic, roots[1])).label("root_id"),
+            case((~cyclic, func.max(stretches.c.depth))).label("depth"),
             cyclic.label("cyclic"),
-            func.bool_or(and_(stretches.c.renumbered, stretches.c.depth == 0)).label("renumbered"),
+            func.max(stretches.c.rewritten).filter(stretches.c.depth == 0).label("rewritten"),
+            *map(_together, own.c),
         )
+        .join(own, true())
         .group_by(stretches.c.place, stretches.c.asked)
-        .subquery("origins")
+        .subquery("family")
     )
 
 
-def _most_messages(stretches: CTE) -> Subquery:
-    ids = select(stretches.c.id).distinct().subquery()
-    counted = by_index(select(func.count().label("rows")).where(Message.context_id == ids.c.id))
-    stored = select(ids.c.id, counted.c.rows).join(counted, true()).subquery("stored")
-    return (
-        select(stretches.c.place, func.sum(func.least(stored.c.rows, stretches.c.bound)).label("most_messages"))
-        .join(stored, stored.c.id == stretches.c.id, full=True)
-        .group_by(stretches.c.place)
-        .subquery("most")
-    )
+def _together(figure: ColumnElement[Any]) -> ColumnElement[Any]:
+    if figure.key == "first_at":
+        return func.min(figure).label(figure.key)
+    if figure.key == "last_at":
+        return func.max(figure).label(figure.key)
+    return cast(func.sum(figure), BigInteger).label(figure.key)
 
 
-def _figures(numbered: CTE) -> Subquery:
-    return (
-        select(
-            numbered.c.place,
-            func.count().label("length"),
-            func.sum(func.coalesce(numbered.c.token_count, 0)).label("tokens"),
-            func.count().filter(numbered.c.role == "user").label("turns"),
-            func.min(numbered.c.created_at).label("first_at"),
-            func.max(numbered.c.created_at).label("last_at"),
-        )
-        .group_by(numbered.c.place)
-        .subquery("figures")
-    )
+def _is_reached(stretches: CTE) -> ColumnElement[bool]:
+    return and_(Message.context_id == stretches.c.id, Message.version <= stretches.c.bound)
+
+
+def _own_figures(stretches: CTE, *, include_deleted: bool) -> FromClause:
+    """Figures of the rows of each stretch, which are those of the history where nothing is overlaid."""
+    rows = select(*_figures_of(Message)).where(_is_reached(stretches), ~stretches.c.overlaid, ~stretches.c.cyclic)
+    return by_index(rows.where(*live(Message, include_deleted=include_deleted)))
+
+
+def _merged_figures(stretches: CTE, *, include_deleted: bool) -> Subquery:
+    """Figures of the histories in which rows replace others."""
+    overlaid = select(stretches).where(stretches.c.overlaid).cte("overlaid")
+    numbered = history_of(overlaid, include_deleted=include_deleted)
+    return select(numbered.c.place, *_figures_of(numbered.c)).group_by(numbered.c.place).subquery("merged_figures")
+
+
+def _figures_of(rows: Any) -> list[ColumnElement[Any]]:
+    return [
+        func.count().label("length"),
+        func.coalesce(func.sum(func.coalesce(rows.token_count, 0)), 0).label("tokens"),
+        func.count().filter(rows.role == "user").label("turns"),
+        func.min(rows.created_at).label("first_at"),
+        func.max(rows.created_at).label("last_at"),
+    ]

@@ -2,7 +2,7 @@
 
 asked      the contexts asked for, each with its place
 lineage    each asked context and its ancestors, by depth
-written    of the forks in them that have a row at version 1: whether renumbered, or a complete copy
+written    of the forks in them with rows of versions that they inherit: whether renumbered, or a complete copy
 stretches  the lineages with an epoch (how many renumbered forks lie below) and a version bound
 
 No plan but a good one is open to the server, whose estimates of recursion are far off in both directions: tables are
@@ -21,6 +21,7 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
+    Subquery,
     Text,
     Uuid,
     and_,
@@ -86,7 +87,7 @@ def lineage_of(asked: CTE) -> CTE:
             false().label("cyclic"),
         )
         .join(Context, Context.id == asked.c.id)
-        .cte(recursive=True)
+        .cte("lineage", recursive=True)
     )
     parent = by_index(
         select(
@@ -112,59 +113,70 @@ def lineage_of(asked: CTE) -> CTE:
 
 
 def written_of(lineage: CTE, as_of: ColumnElement[datetime] | None = None) -> CTE:
-    """The forks of the lineages that have a row at version 1 and inherit one there or at `fork_version`.
+    """The forks of the lineages with rows at or below `fork_version`: id, renumbered, complete.
 
-    They are `renumbered` if they have no row at `fork_version` although they inherit one there, or if neither of the
-    two rows equals the inherited one; `complete` if they have each version up to `fork_version`, at `as_of`.
+    A fork with a row at version 1 that inherits is renumbered if it has no row at `fork_version` although it inherits
+    one there, or if neither of the two rows equals the inherited one. The others are copies, complete if they have
+    each version up to `fork_version`, at `as_of`.
     """
-    inherited = _inherited_rows(lineage)
+    forks = (
+        select(lineage.c.id, lineage.c.parent_id, lineage.c.fork_version)
+        .where(lineage.c.parent_id.is_not(None))
+        .distinct()
+        .subquery("forks")
+    )
+    counted: list[ColumnElement[bool]] = [Message.version >= 1]
+    if as_of is not None:
+        counted.append(Message.created_at <= as_of)
+    own = by_index(
+        select(
+            func.count().label("rows"),
+            func.count().filter(*counted).label("copies"),
+            func.coalesce(func.bool_or(Message.version == 1), false()).label("first"),
+        ).where(Message.context_id == forks.c.id, Message.version <= forks.c.fork_version)
+    )
+    copying = select(*forks.c, *own.c).join(own, true()).where(own.c.rows > 0).cte("copying")
+    compared = _compared(copying)
+    renumbered = func.coalesce(compared.c.renumbered, false())
+    return (
+        select(
+            copying.c.id,
+            renumbered.label("renumbered"),
+            and_(copying.c.copies == copying.c.fork_version, ~renumbered).label("complete"),
+        )
+        .join(compared, compared.c.id == copying.c.id, full=True)
+        .cte("written")
+    )
+
+
+def _compared(copying: CTE) -> Subquery:
+    """Whether forks with a row at version 1 are renumbered, where they inherit one there or at `fork_version`."""
+    inherited = _inherited_rows(copying)
     own = by_index(
         select(Message.role, Message.content).where(
             Message.context_id == inherited.c.fork, Message.version == inherited.c.version
         )
     )
-    same = and_(own.c.role == inherited.c.role, own.c.content == inherited.c.content)
+    same = func.coalesce(and_(own.c.role == inherited.c.role, own.c.content == inherited.c.content), false())
     at_first, at_last = inherited.c.version == 1, inherited.c.version == inherited.c.fork_version
-    copied = select(func.count()).where(
-        Message.context_id == inherited.c.fork,
-        Message.version.between(1, inherited.c.fork_version),
-        *([] if as_of is None else [Message.created_at <= as_of]),
-    )
+    lacks_last = func.bool_or(and_(at_last, own.c.role.is_(None)))
+    neither = and_(func.bool_or(and_(at_first, ~same)), ~func.bool_or(and_(at_last, same)))
     return (
-        select(
-            inherited.c.fork.label("id"),
-            or_(
-                func.bool_or(and_(at_last, own.c.role.is_(None))),
-                and_(func.bool_or(and_(at_first, ~same)), ~func.bool_or(and_(at_last, func.coalesce(same, false())))),
-            ).label("renumbered"),
-            (copied.scalar_subquery() == inherited.c.fork_version).label("complete"),
-        )
+        select(inherited.c.fork.label("id"), or_(lacks_last, neither).label("renumbered"))
         .outerjoin(own, true())
-        .group_by(inherited.c.fork, inherited.c.fork_version)
-        .cte()
+        .group_by(inherited.c.fork)
+        .subquery("compared")
     )
 
 
-def _inherited_rows(lineage: CTE) -> CTE:
+def _inherited_rows(copying: CTE) -> CTE:
     """What the forks with a row at 1 inherit at version 1 and at `fork_version`, from the nearest that has it."""
-    forks = (
-        select(lineage.c.id, lineage.c.parent_id, lineage.c.fork_version)
-        .where(lineage.c.parent_id.is_not(None), lineage.c.fork_version >= 1)
-        .distinct()
-        .subquery()
-    )
-    first = by_index(select(Message.id).where(Message.context_id == forks.c.id, Message.version == 1))
-    marked = select(*forks.c).join(first, true()).cte()
+    columns = (copying.c.id.label("fork"), copying.c.fork_version, copying.c.parent_id.label("ancestor"))
     start = union(
-        select(
-            marked.c.id.label("fork"),
-            marked.c.fork_version,
-            literal(1, BigInteger).label("version"),
-            marked.c.parent_id.label("ancestor"),
-        ),
-        select(marked.c.id, marked.c.fork_version, marked.c.fork_version, marked.c.parent_id),
+        select(*columns, literal(1, BigInteger).label("version")).where(copying.c.first),
+        select(*columns, copying.c.fork_version.label("version")).where(copying.c.first),
     ).subquery("start")
-    climb = select(*start.c).cte(recursive=True)
+    climb = select(*start.c).cte("climb", recursive=True)
     row = aliased(Message, name="row")
     found = select(row.id).where(row.context_id == climb.c.ancestor, row.version == climb.c.version).correlate(climb)
     above = by_index(
@@ -174,7 +186,7 @@ def _inherited_rows(lineage: CTE) -> CTE:
     )
     # A union of distinct rows, so that a cycle ends.
     climb = climb.union(
-        select(climb.c.fork, climb.c.fork_version, climb.c.version, above.c.parent_id).join(above, true())
+        select(climb.c.fork, climb.c.fork_version, above.c.parent_id, climb.c.version).join(above, true())
     )
     inherited = by_index(
         select(Message.role, Message.content).where(
@@ -184,20 +196,21 @@ def _inherited_rows(lineage: CTE) -> CTE:
     return (
         select(climb.c.fork, climb.c.fork_version, climb.c.version, inherited.c.role, inherited.c.content)
         .join(inherited, true())
-        .cte()
+        .cte("inherited")
     )
 
 
 def stretches_of(lineage: CTE, written: CTE, at_version: ColumnElement[int] | None = None) -> CTE:
-    """The lineages with `epoch` (the higher, the earlier it comes) and the version `bound`.
+    """The lineages with `epoch` (the higher, the earlier it comes) and the version `bound`; cyclic in each row of one.
 
-    Above a complete copy the bound is 0: it replaces all that it would inherit in its epoch.
+    Above a complete copy the bound is 0, as it replaces all that it would inherit in its epoch. `overlaid` says of a
+    whole lineage that there are copies in it that replace some of it.
     """
     lineages: dict[str, Any] = {"partition_by": lineage.c.place, "order_by": lineage.c.depth}
-    renumbered = func.coalesce(written.c.renumbered, false())
-    replaces_all = and_(written.c.complete, ~renumbered)
-    passes = case((replaces_all, literal(0, BigInteger)), else_=lineage.c.fork_version)
+    renumbered, complete = func.coalesce(written.c.renumbered, false()), func.coalesce(written.c.complete, false())
     own_bound = literal(NO_BOUND, BigInteger) if at_version is None else at_version
+    passes = case((complete, literal(0, BigInteger)), else_=lineage.c.fork_version)
+    overlays = and_(written.c.id.is_not(None), ~renumbered, ~complete)
     staged = (
         select(
             lineage.c.asked,
@@ -205,8 +218,9 @@ def stretches_of(lineage: CTE, written: CTE, at_version: ColumnElement[int] | No
             lineage.c.id,
             lineage.c.depth,
             lineage.c.parent_id,
-            renumbered.label("renumbered"),
+            case((renumbered, "renumbered"), (written.c.id.is_not(None), "copy")).label("rewritten"),
             func.bool_or(lineage.c.cyclic).over(partition_by=lineage.c.place).label("cyclic"),
+            func.bool_or(overlays).over(partition_by=lineage.c.place).label("overlaid"),
             func.coalesce(func.sum(cast(renumbered, Integer)).over(**lineages, rows=(None, -1)), 0).label("epoch"),
             func.coalesce(func.lag(passes).over(**lineages), own_bound).label("passed"),
         )
@@ -214,7 +228,7 @@ def stretches_of(lineage: CTE, written: CTE, at_version: ColumnElement[int] | No
         .subquery("staged")
     )
     bound = func.min(staged.c.passed).over(partition_by=(staged.c.place, staged.c.epoch), order_by=staged.c.depth)
-    return select(*(column for column in staged.c if column.key != "passed"), bound.label("bound")).cte()
+    return select(*(column for column in staged.c if column.key != "passed"), bound.label("bound")).cte("stretches")
 
 
 def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
