@@ -234,9 +234,9 @@ def _check_lineages(engine: Engine, contexts: list[str], as_of: datetime | None,
     if unknown := [id_ for id_ in contexts if id_ not in states]:
         raise NotFoundError(f"no context has the id {_some(unknown)}")
     for id_, state in states.items():
-        if state.cycle is not None:
+        if state.lineage is not None:
             raise LineageError(
-                f"the parents of context {id_} form a cycle: {' -> '.join(state.cycle)}; "
+                f"the parents of context {id_} form a cycle: {' -> '.join(_first_turn(state.lineage))}; "
                 "its owner has to set one parent_id to null"
             )
     gone = [id_ for id_, state in states.items() if _is_gone(state.deleted_at, as_of)]
@@ -246,6 +246,12 @@ def _check_lineages(engine: Engine, contexts: list[str], as_of: datetime | None,
 
 def _is_gone(deleted_at: datetime | None, as_of: datetime | None) -> bool:
     return deleted_at is not None and (as_of is None or deleted_at <= as_of)
+
+
+def _first_turn(lineage: list[str]) -> list[str]:
+    """The ids of a lineage in a cycle up to the first that is met again."""
+    end = next(place for place, id_ in enumerate(lineage) if id_ in lineage[:place])
+    return lineage[: end + 1]
 
 
 def _some(ids: list[str]) -> str:

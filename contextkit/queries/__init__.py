@@ -9,8 +9,6 @@ from contextkit.queries.forks import select_forks as select_forks
 from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template
 from contextkit.queries.history import select_history as select_history
-from contextkit.queries.history import select_lineage_state as select_lineage_state
-from contextkit.queries.history import select_renumbered as select_renumbered
 from contextkit.queries.indexes import TRY_LOCK as TRY_LOCK
 from contextkit.queries.indexes import create_sql as create_sql
 from contextkit.queries.indexes import drop_sql as drop_sql
@@ -20,6 +18,8 @@ from contextkit.queries.indexes import select_ground as select_ground
 from contextkit.queries.indexes import select_indexes as select_indexes
 from contextkit.queries.indexes import select_means as select_means
 from contextkit.queries.indexes import select_rivals as select_rivals
+from contextkit.queries.lineage import select_lineage_state as select_lineage_state
+from contextkit.queries.lineage import select_renumbered as select_renumbered
 from contextkit.queries.neighbors import OPERATORS as OPERATORS
 from contextkit.queries.neighbors import Distance as Distance
 from contextkit.queries.neighbors import select_embeddings as select_embeddings
