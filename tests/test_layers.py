@@ -22,6 +22,7 @@ ORDER = [
     "migrate",
     "queries",
     "vectors",
+    "plans",
     "arrow",
     "frames",
     "derived",
