@@ -5,6 +5,7 @@ import math
 import threading
 from binascii import hexlify
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from adbc_driver_manager import AdbcConnection
 from adbc_driver_manager import Error as BulkError
 from adbc_driver_manager.dbapi import Connection as BulkConnection
+from adbc_driver_postgresql import StatementOptions
 from numpy.typing import NDArray
 from pgvector import Vector
 from psycopg.types.string import TextLoader
@@ -30,6 +32,7 @@ from sqlalchemy.exc import CompileError, InvalidRequestError
 from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
 from contextkit.interrupts import interruptible
 from contextkit.models import EMBEDDING_DIMENSIONS
+from contextkit.plans import expected_rows
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import VectorColumn
 
@@ -38,6 +41,9 @@ _DIALECT = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call
 
 BULK_ROWS = 2_000
 """From how many expected rows on a connection of its own is cheaper than rows through Python (make bench)."""
+
+BATCH_BYTES = 4 * 2**20
+"""What a batch of a bulk read holds: much less costs time, more memory; two are held at a time."""
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -81,14 +87,14 @@ def fetch(
         engine: in bulk only if `connect` opened it; others may hold what their URL does not say.
         statement: a select or `text`.
         parameters: values of its bound parameters.
-        bulk: whether many rows are expected; by default the planner of the server is asked.
+        bulk: whether many rows are expected; by default the planner of the server is asked, if it can know.
     """
     with translated_errors():
         if settings_of(engine) is None or bulk is False:
             return _fetch_pooled(engine, statement, parameters)
         with engine.connect() as connection:
             sql = literal_sql(connection, statement, parameters)
-            rows = 0 if sql is None else _expected_rows(connection, sql)
+            rows = 0 if sql is None else expected_rows(connection, sql)
             if sql is None or (bulk is None and rows < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
             # The bulk connection takes this one's place in the pool, so that there are never more than its size.
@@ -131,21 +137,6 @@ def _refuse_unprintable(value: Any) -> None:
         raise ValueError("a value holds a NUL character, which PostgreSQL does not store; remove it")
     elif isinstance(value, float | Decimal) and math.isnan(value):
         raise ValueError("a value is NaN; compare with a number, or with null by is_(None)")
-
-
-def _expected_rows(connection: Connection, sql: str) -> int:
-    return int(plan_of(connection, sql)["Plan Rows"])
-
-
-def plan_of(connection: Connection, sql: str) -> dict[str, Any]:
-    """The plan that the server has for a query, which does not run."""
-    # On the driver's own cursor: SQLAlchemy's logging would write the literals down.
-    cursor = connection.connection.cursor()
-    cursor.execute(f"explain (format json) {sql}")
-    ((plan,),) = cursor.fetchone()  # type: ignore[misc]
-    cursor.close()
-    root: dict[str, Any] = plan["Plan"]
-    return root
 
 
 # On the pool
@@ -281,6 +272,7 @@ def _fetch_bulk(engine: Engine, sql: str, rows: int) -> list[Column] | None:
 
 
 def _execute_bulk(engine: Engine, cursor: Any, sql: str, rows: int) -> list[Column] | None:
+    cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
     cursor.execute(sql)
     reader = cursor.fetch_record_batch()
     types = [_type_name(field) for field in reader.schema]
@@ -297,12 +289,16 @@ def _type_name(field: pa.Field) -> str:
 def _read(cursor: Any, reader: pa.RecordBatchReader, types: list[str], rows: int) -> list[Column]:
     vectors = {place: VectorColumn(rows) for place, kind in enumerate(types) if kind == "vector"}
     chunks: list[list[pa.Array]] = [[] for _ in types]
-    for batch in reader:
-        for place, array in enumerate(batch.columns):
-            if place in vectors:
-                vectors[place].add_binary(array.storage)
-            else:
-                chunks[place].append(array)
+    with ThreadPoolExecutor(1) as ahead:  # reads a batch while one is decoded, so that the server need not wait
+        following = ahead.submit(next, reader, None)
+        while (batch := following.result()) is not None:
+            following = ahead.submit(next, reader, None)
+            for place, array in enumerate(batch.columns):
+                if place in vectors:
+                    vectors[place].add_binary(array.storage)
+                else:
+                    # Beside vectors a copy: a column of a batch keeps all of it, their bytes included.
+                    chunks[place].append(array.copy_to(pa.default_cpu_memory_manager()) if vectors else array)
 
     def dimensions() -> int:
         cursor.execute(str(select_embedding_dimensions().compile(dialect=_DIALECT, compile_kwargs=LITERAL)))

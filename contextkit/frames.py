@@ -153,15 +153,17 @@ def messages_batches(
 
 
 def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterator[pd.DataFrame]:
-    following, first = statement, True
-    while True:
+    following, first, full = statement, True, True
+    while full:
         frame = to_frame(fetch(engine, following.limit(batch_rows)))
+        full = len(frame) == batch_rows
+        if full:
+            last = frame[["context_id", "version"]].iloc[-1]
+            following = after_message(statement, last["context_id"], int(last["version"]))
         if first or len(frame):
             yield frame
-        if len(frame) < batch_rows:
-            return
-        first, last = False, frame.iloc[-1]
-        following = after_message(statement, last["context_id"], int(last["version"]))
+        first = False
+        del frame  # or it would stay beside the next one, even where its reader has let it go
 
 
 def history_df(

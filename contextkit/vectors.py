@@ -12,6 +12,9 @@ from contextkit.errors import DimensionError
 HEADER_BYTES = 4
 """pgvector's binary form: int16 length, int16 unused, then big-endian float32."""
 
+FIRST_BYTES = 2**30
+"""Most that a matrix reserves on the word of the planner, who may err by far; beyond it grows with what comes."""
+
 
 class VectorColumn:
     """Gathers vectors of one length into one float32 matrix; null rows are NaN and masked."""
@@ -70,20 +73,19 @@ class VectorColumn:
             target[:] = decoded()
 
     def _reserve(self, length: int) -> None:
-        if self._matrix.shape[1] == length and len(self._matrix) >= self._rows:
-            return
-        # A fifth more than expected: room that is never written takes no memory, growing copies.
-        rows = max(self._rows, 2 * len(self._matrix), self._expected + self._expected // 5)
-        grown = np.empty((rows, length), np.float32)
-        if self._matrix.shape[1] == length:
-            grown[: len(self._matrix)] = self._matrix
-        self._matrix = grown
+        if self._matrix.shape[1] != length:
+            # A fifth more than expected: room that is never written takes no memory.
+            expected = min(self._expected + self._expected // 5, FIRST_BYTES // (4 * length))
+            self._matrix = np.empty((max(self._rows, expected), length), np.float32)
+        elif len(self._matrix) < self._rows:
+            # In place: a larger matrix beside this one would take as much memory again.
+            self._matrix.resize((max(self._rows, len(self._matrix) * 9 // 8), length), refcheck=False)
 
     def finish(self, dimensions: Callable[[], int]) -> pa.ChunkedArray:
         """Give a fixed-size list over the matrix; `dimensions` tells its length where every row is null."""
         if self._matrix.shape[1] == 0:
             self._reserve(dimensions())
-            self._matrix[:] = np.nan
+            self._matrix[: self._rows] = np.nan
         length = self._matrix.shape[1]
         mask = np.concatenate([np.zeros(0, bool), *self._masks])
         values = pa.array(self._matrix[: self._rows].reshape(-1))

