@@ -21,8 +21,10 @@ ORDER = [
     "comparison",
     "migrate",
     "queries",
+    "partitions",
     "vectors",
     "arrow",
+    "parallel",
     "frames",
     "derived",
     "info",
@@ -39,6 +41,7 @@ ORDER = [
     "embed",
     "search",
     "embedders",
+    "distributed",
     "formats",
     "preferences",
     "steps",
@@ -49,6 +52,8 @@ ORDER = [
 ]
 HEAVY = [
     "altair",
+    "dask",
+    "distributed",
     "filelock",
     "jupyterlab",
     "openai",

@@ -46,14 +46,14 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any
     )
 
 
-def select_families(*where: Condition) -> Select[Any]:
+def select_families(*where: Condition, include_deleted: bool = False) -> Select[Any]:
     """context_id, root_id and most_messages of contexts, those of a root together; by the creation of both.
 
     most_messages is at least the length of the history: of each context in the lineage, the rows that it has or the
     versions that are inherited from it, whichever are fewer. In a cycle root_id is null.
     """
     numbered = select(Context.id, func.row_number().over().label("place"))
-    lineage = lineage_of(filter_contexts(numbered, where, include_deleted=False).cte("asked"))
+    lineage = lineage_of(filter_contexts(numbered, where, include_deleted=include_deleted).cte("asked"))
     family = _families(lineage)
     root = aliased(Context, name="root")
     return (
