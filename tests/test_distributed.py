@@ -10,7 +10,7 @@ import dask
 import pandas as pd
 import psycopg
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, wait
 from sqlalchemy import Engine, create_engine, make_url
 
 from contextkit import (
@@ -191,6 +191,7 @@ def test_a_later_call_never_gets_rows_of_an_earlier_one(engine: Engine, cluster:
     context = add_context(engine)
     append_messages(engine, context, [{"role": "user", "content": "a"}])
     kept = messages_dask(engine, 1).persist()
+    wait(kept)
     append_messages(engine, context, [{"role": "user", "content": "b"}])
     assert messages_dask(engine, 1)["content"].compute().tolist() == ["a", "b"]
     assert kept["content"].compute().tolist() == ["a"]
