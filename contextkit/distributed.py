@@ -13,7 +13,7 @@ from sqlalchemy import URL, Engine, Select, false, text
 from contextkit.arrow import literal_sql
 from contextkit.connection import Settings, engine_at, settings_of, translated_errors
 from contextkit.extras import needed
-from contextkit.frames import messages_df, read_df, stored_histories
+from contextkit.frames import history_df, messages_df, read_df
 from contextkit.models import Context, Message
 from contextkit.partitions import partitions_of, positive
 from contextkit.queries import (
@@ -35,9 +35,10 @@ def messages_dask(
 ) -> "dd.DataFrame":
     """The rows of `messages_df` as a Dask DataFrame, about equally many in a partition, every context whole in one.
 
-    Each process that works on it holds at most one connection, and none when it has been idle. The index `context` is
-    the context's id again, with known divisions: to group by it, `loc` and merges on the index move no rows between
-    workers. To group by `context_id` gives the same; Dask then moves rows for what is no sum, such as a median.
+    A partition is read when it is worked on, in a transaction of its own; rows written meanwhile may or may not be in
+    it. Each process holds at most one connection, and none when it has been idle. The index `context` is the context's
+    id again, with known divisions: to group by it, `loc` and merges on the index move no rows between workers. To
+    group by `context_id` gives the same; Dask then moves rows for what is no sum, such as a median.
 
     Args:
         engine: from `connect`, on a database that the workers reach by the same URL. The embedded server is on this
@@ -63,6 +64,8 @@ def histories_dask(
 ) -> "dd.DataFrame":
     """The histories of all contexts, rows as of `history_df`, as a Dask DataFrame like that of `messages_dask`.
 
+    Where the parents of a context form a cycle, its partition raises a LineageError.
+
     Args:
         engine: as for `messages_dask`.
         npartitions: at most so many.
@@ -76,7 +79,7 @@ def histories_dask(
     """
     counted = select_history_partitions(positive("npartitions", npartitions), *where, include_deleted=include_deleted)
     statement = select_contexts(*where, include_deleted=include_deleted).order_by(None).order_by(Context.id)
-    load = partial(stored_histories, embeddings=embeddings, include_deleted=include_deleted)
+    load = partial(history_df, embeddings=embeddings, include_deleted=include_deleted)
     parts = _parts(engine, counted, statement, Context.id)
     return _frame("histories_dask", partial(_histories, load), parts, load(engine, []))
 

@@ -126,7 +126,7 @@ def messages_df(
         embeddings: with the column `embedding`.
         include_deleted: with deleted messages, and those of deleted contexts.
         connections: over how many to read at once, all on one snapshot; at most the engine's pool_size. The rows and
-            their order are the same. It pays for many rows, and takes as many processes of the server.
+            their order are the same. It pays for many embeddings, where the server has a processor for each.
 
     Returns:
         message_id, context_id, version, created_at, role, content, tool_call_id, tool_name, token_count, model,

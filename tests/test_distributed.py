@@ -15,6 +15,7 @@ from sqlalchemy import Engine, create_engine, make_url
 
 from contextkit import (
     Context,
+    LineageError,
     Message,
     MissingExtraError,
     SchemaError,
@@ -203,6 +204,14 @@ def test_an_error_of_a_worker_comes_back_as_ours(engine: Engine, cluster: Client
         connection.exec_driver_sql("alter table messages rename to elsewhere")
     with pytest.raises(SchemaError, match="a table is missing"):
         frame.compute()
+
+
+def test_a_cycle_of_parents_is_told(engine: Engine) -> None:
+    context = add_context(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("update contexts set parent_id = id, fork_version = 1")
+    with pytest.raises(LineageError, match=context):
+        histories_dask(engine, 2).compute(scheduler="synchronous")
 
 
 def test_without_dask_the_extra_is_named(sample: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
