@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -54,6 +54,7 @@ def check(found: list[Partition], sizes: dict[int, int], count: int) -> None:
     st.dictionaries(st.integers(0, 2**48 - 1), st.integers(0, 20), max_size=12),
     st.integers(1, 15),
 )
+@example({1: 3, 2: 0}, 1)
 def test_ranges_are_contiguous_and_never_more_than_a_context_above_an_equal_share(
     shared: Engine, sizes: dict[int, int], count: int
 ) -> None:
