@@ -4,7 +4,7 @@ import json
 import math
 import threading
 from binascii import hexlify
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -237,7 +237,7 @@ def _database(engine: Engine) -> _KeptDatabase:
 
 
 @contextmanager
-def _bulk_cursor(engine: Engine) -> Iterator[Any]:
+def bulk_cursor(engine: Engine) -> Iterator[Any]:
     """A cursor in one read-only transaction on a connection of its own, closed however it ends.
 
     Explicitly in a transaction: in autocommit, behind a transaction pooler, ADBC reads other clients' rows.
@@ -267,11 +267,14 @@ def _bulk_cursor(engine: Engine) -> Iterator[Any]:
 
 def _fetch_bulk(engine: Engine, sql: str, rows: int) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
-    with _bulk_cursor(engine) as cursor:
-        return interruptible(lambda: _execute_bulk(engine, cursor, sql, rows), cursor.adbc_cancel)
+    with bulk_cursor(engine) as cursor:
+        return interruptible(lambda: execute_bulk(engine, cursor, sql, rows), cursor.adbc_cancel)
 
 
-def _execute_bulk(engine: Engine, cursor: Any, sql: str, rows: int) -> list[Column] | None:
+def execute_bulk(
+    engine: Engine, cursor: Any, sql: str, rows: int, matrix: NDArray[np.float32] | None = None
+) -> list[Column] | None:
+    """Columns of a query, vectors in the matrix given for them, or None if one has a type that bulk does not read."""
     cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
     cursor.execute(sql)
     reader = cursor.fetch_record_batch()
@@ -279,15 +282,17 @@ def _execute_bulk(engine: Engine, cursor: Any, sql: str, rows: int) -> list[Colu
     if not all(kind in BULK_TYPES for kind in types):
         _databases.pop(engine, None)  # types made since would stay unknown
         return None
-    return _read(cursor, reader, types, rows)
+    return _read(cursor, reader, types, lambda: VectorColumn(rows, matrix))
 
 
 def _type_name(field: pa.Field) -> str:
     return bytes((field.metadata or {}).get(b"POSTGRESQL:type", b"'unknown'")).decode().strip("'")
 
 
-def _read(cursor: Any, reader: pa.RecordBatchReader, types: list[str], rows: int) -> list[Column]:
-    vectors = {place: VectorColumn(rows) for place, kind in enumerate(types) if kind == "vector"}
+def _read(
+    cursor: Any, reader: pa.RecordBatchReader, types: list[str], vector_column: Callable[[], VectorColumn]
+) -> list[Column]:
+    vectors = {place: vector_column() for place, kind in enumerate(types) if kind == "vector"}
     chunks: list[list[pa.Array]] = [[] for _ in types]
     with ThreadPoolExecutor(1) as ahead:  # reads a batch while one is decoded, so that the server need not wait
         following = ahead.submit(next, reader, None)

@@ -84,10 +84,13 @@ def export(
     format: Annotated[
         str | None, typer.Option(help="openai, sharegpt, oasst or parquet; by default from PATH.")
     ] = None,
+    partitions: Annotated[
+        int | None, typer.Option(help="Write PATH as a folder of at most so many files of parquet.")
+    ] = None,
 ) -> None:
     """Write the histories of all contexts to a file, for training or another tool."""
     with _opened() as engine:
-        typer.echo(f"{path}: {export_file(engine, path, format=format)} contexts")
+        typer.echo(f"{path}: {export_file(engine, path, format=format, partitions=partitions)} contexts")
 
 
 @db.command()

@@ -15,6 +15,8 @@ from contextkit.arrow import Column, fetch
 from contextkit.connection import translated_errors
 from contextkit.errors import LineageError, NotFoundError
 from contextkit.models import canonical_ids
+from contextkit.parallel import fetch_parallel
+from contextkit.partitions import positive
 from contextkit.queries import (
     Condition,
     after_message,
@@ -23,6 +25,7 @@ from contextkit.queries import (
     select_contexts,
     select_forks,
     select_lineage_state,
+    select_message_partitions,
     select_messages,
 )
 
@@ -109,7 +112,11 @@ def forks_df(engine: Engine, *where: Condition, include_deleted: bool = False) -
 
 
 def messages_df(
-    engine: Engine, *where: Condition, embeddings: bool = False, include_deleted: bool = False
+    engine: Engine,
+    *where: Condition,
+    embeddings: bool = False,
+    include_deleted: bool = False,
+    connections: int = 1,
 ) -> pd.DataFrame:
     """One row per stored message, by context and version; a fork's inherited ones stand under their owner.
 
@@ -118,18 +125,27 @@ def messages_df(
         where: conditions on Message and Context.
         embeddings: with the column `embedding`.
         include_deleted: with deleted messages, and those of deleted contexts.
+        connections: over how many to read at once, all on one snapshot; at most the engine's pool_size. The rows and
+            their order are the same. It pays for many embeddings, where the server has a processor for each.
 
     Returns:
         message_id, context_id, version, created_at, role, content, tool_call_id, tool_name, token_count, model,
         deleted_at, and embedding on request.
     """
+    connections = positive("connections", connections)
     statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
+    if connections == 1:
+        columns = fetch(engine, statement)
+    else:
+        partitions = select_message_partitions(connections, *where, include_deleted=include_deleted)
+        columns = fetch_parallel(engine, statement, partitions, connections)
     return _noted(
-        to_frame(fetch(engine, statement)),
+        to_frame(columns),
         "messages_df",
         where=len(where),
         embeddings=embeddings,
         include_deleted=include_deleted,
+        connections=connections,
     )
 
 
@@ -146,10 +162,9 @@ def messages_batches(
     between them. Rows written meanwhile may or may not appear; none appears twice. Without any row there is one
     empty frame.
     """
-    if isinstance(batch_rows, bool) or not isinstance(batch_rows, int | np.integer) or batch_rows < 1:
-        raise ValueError(f"batch_rows is a whole number of at least 1, not {batch_rows!r:.40}")
+    batch_rows = positive("batch_rows", batch_rows)
     statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
-    return _batches(engine, statement, int(batch_rows))
+    return _batches(engine, statement, batch_rows)
 
 
 def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterator[pd.DataFrame]:

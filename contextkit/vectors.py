@@ -19,9 +19,9 @@ FIRST_BYTES = 2**30
 class VectorColumn:
     """Gathers vectors of one length into one float32 matrix; null rows are NaN and masked."""
 
-    def __init__(self, rows: int) -> None:
-        """Start for so many rows; it grows."""
-        self._matrix: NDArray[np.float32] = np.empty((0, 0), np.float32)
+    def __init__(self, rows: int, matrix: NDArray[np.float32] | None = None) -> None:
+        """Start for so many rows, in a matrix given for them; it grows."""
+        self._matrix: NDArray[np.float32] = np.empty((0, 0), np.float32) if matrix is None else matrix
         self._expected = rows
         self._masks: list[NDArray[np.bool_]] = []
         self._rows = 0
@@ -86,8 +86,11 @@ class VectorColumn:
         if self._matrix.shape[1] == 0:
             self._reserve(dimensions())
             self._matrix[: self._rows] = np.nan
-        length = self._matrix.shape[1]
-        mask = np.concatenate([np.zeros(0, bool), *self._masks])
-        values = pa.array(self._matrix[: self._rows].reshape(-1))
-        nulls = pa.array(mask) if mask.any() else None
-        return pa.chunked_array([pa.FixedSizeListArray.from_arrays(values, length, mask=nulls)])
+        return fixed_size_lists(self._matrix[: self._rows], np.concatenate([np.zeros(0, bool), *self._masks]))
+
+
+def fixed_size_lists(matrix: NDArray[np.float32], mask: NDArray[np.bool_]) -> pa.ChunkedArray:
+    """Lists over the rows of a matrix, which is not copied; those of the mask are null."""
+    nulls = pa.array(mask) if mask.any() else None
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1], mask=nulls)
+    return pa.chunked_array([lists])

@@ -1,6 +1,7 @@
 """Exporting: effective histories in a whole file or none, and back again where the format holds them."""
 
 import gzip
+import itertools
 import json
 import os
 import tracemalloc
@@ -286,6 +287,89 @@ def test_memory_does_not_grow_with_the_database(
     small = peak()
     grow(100)
     assert peak() < 1.5 * small
+
+
+def test_parquet_in_partitions_is_a_folder_of_files_with_whole_contexts(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_file(engine, write_lines(tmp_path / "trees.jsonl", comb(30)))
+    monkeypatch.setattr(histories, "BATCH_CONTEXTS", 3)
+    assert export_file(engine, tmp_path / "x", partitions=4) == 30
+    files = sorted((tmp_path / "x").iterdir())
+    assert [file.name for file in files] == [f"part-0000{number}.parquet" for number in range(4)]
+    frames = [pd.read_parquet(file, dtype_backend="pyarrow") for file in files]
+    for frame, following in itertools.pairwise(frames):
+        assert frame["context_id"].max() < following["context_id"].min()
+    assert max(map(len, frames)) < 2 * min(map(len, frames))
+    whole = pd.concat(frames, ignore_index=True)
+    expected = history_df(engine, sorted(contexts_df(engine)["context_id"]), embeddings=True)
+    plain = [name for name in expected if name != "embedding"]
+    pd.testing.assert_frame_equal(whole[plain].astype(expected[plain].dtypes), expected[plain])
+    assert pd.read_parquet(tmp_path / "x")["position"].tolist() == expected["position"].tolist()
+
+
+def test_partitions_are_of_the_chosen_contexts_and_fewer_where_there_are_few(engine: Engine, tmp_path: Path) -> None:
+    for name in "xxy":
+        context_of(engine, ("user", name), name=name)
+    assert export_file(engine, tmp_path / "x.parquet", Context.name == "x", partitions=9) == 2
+    assert [len(pd.read_parquet(file)) for file in sorted((tmp_path / "x.parquet").iterdir())] == [1, 1]
+    assert export_file(engine, tmp_path / "x.parquet", Context.name == "z", partitions=9) == 0
+    (file,) = (tmp_path / "x.parquet").iterdir()
+    assert len(pd.read_parquet(file, columns=["content"])) == 0
+
+
+def test_a_folder_of_partitions_is_whole_or_as_it_was(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        context_of(engine, ("user", str(number)))
+    export_file(engine, tmp_path / "x", partitions=2)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "x").iterdir()}
+    real = exporting._write_parquet
+
+    def fail_at_third(part: Path, frames: Any) -> int:
+        if part.name == "part-00002.parquet":
+            raise KeyboardInterrupt
+        return real(part, frames)
+
+    monkeypatch.setattr(exporting, "_write_parquet", fail_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        export_file(engine, tmp_path / "x", partitions=4)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "x").iterdir()} == before
+    monkeypatch.undo()
+    assert export_file(engine, tmp_path / "x", partitions=1) == 4
+    assert [file.name for file in (tmp_path / "x").iterdir()] == ["part-00000.parquet"]
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_folder_with_anything_else_is_never_replaced(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "part-00000.parquet").write_text("kept")
+    (tmp_path / "x" / "notes.txt").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    for name in ("x", "file"):
+        with pytest.raises(ValueError, match="no export in partitions"):
+            export_file(engine, tmp_path / name, partitions=2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "x"]
+    assert sorted(file.name for file in (tmp_path / "x").iterdir()) == ["notes.txt", "part-00000.parquet"]
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        export_file(engine, tmp_path / "missing" / "x", partitions=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"partitions": 0}, "partitions is a whole number of at least 1"),
+        ({"partitions": 2, "format": "openai"}, "openai is one file"),
+    ],
+)
+def test_partitions_are_a_whole_number_and_of_parquet(
+    reader: Engine, tmp_path: Path, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        export_file(reader, tmp_path / "x", **options)
+    with pytest.raises(ValueError, match="openai is one file"):
+        export_file(reader, tmp_path / "x.jsonl", partitions=2)
 
 
 # Back again

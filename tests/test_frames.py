@@ -441,7 +441,7 @@ def test_bulk_reads_never_hold_more_connections_than_the_pool(
     load_sample(engine)
     narrow = connect(database_url, pool_size=1)
     seen: list[int] = []
-    real = arrow._execute_bulk
+    real = arrow.execute_bulk
     count = text("select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
 
     def counting(*arguments: Any) -> Any:
@@ -450,7 +450,7 @@ def test_bulk_reads_never_hold_more_connections_than_the_pool(
         return real(*arguments)
 
     engine.dispose()
-    monkeypatch.setattr(arrow, "_execute_bulk", counting)
+    monkeypatch.setattr(arrow, "execute_bulk", counting)
     assert len(messages_df(narrow)) == 356
     assert seen == [1]
     narrow.dispose()

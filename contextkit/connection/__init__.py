@@ -24,6 +24,7 @@ __all__ = [
     "check_writable",
     "connect",
     "direct_engine",
+    "engine_at",
     "explain",
     "is_pooled",
     "libpq_uri",
@@ -100,7 +101,7 @@ def connect(
     target, secrets = prepared(given or make_url(server.url))  # type: ignore[union-attr]
     check_pooled(target, required=require_pooled or bool(os.environ.get("VERCEL")))
     settings = Settings(write, pool_size, idle_timeout, connect_timeout, statement_timeout, server, secrets)
-    return _engine(target, settings)
+    return engine_at(target, settings)
 
 
 def settings_of(engine: Engine) -> Settings | None:
@@ -145,7 +146,7 @@ def separate_engine(engine: Engine, *, pool_size: int) -> Iterator[Engine]:
         yield engine
         return
     # Without the embedded server: the first engine holds it, and disposing of this one must not let it go.
-    separate = _engine(_direct_url(engine.url), replace(settings, pool_size=pool_size, server=None))
+    separate = engine_at(_direct_url(engine.url), replace(settings, pool_size=pool_size, server=None))
     try:
         yield separate
     finally:
@@ -180,7 +181,8 @@ def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
 
 
-def _engine(url: URL, settings: Settings) -> Engine:
+def engine_at(url: URL, settings: Settings) -> Engine:
+    """Engine on a URL of another engine's, with settings like its."""
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={"prepare_threshold": None} | _libpq_defaults(url, settings),

@@ -2,9 +2,13 @@
 
 import gzip
 import json
+import re
+import shutil
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +20,9 @@ from sqlalchemy import Engine
 
 from contextkit.formats import oasst, openai, sharegpt
 from contextkit.formats.histories import History, families_df, histories_of, history_frames
-from contextkit.queries import Condition
+from contextkit.frames import read_df
+from contextkit.partitions import Partition, partitions_of, positive
+from contextkit.queries import Condition, select_history_partitions
 
 Writer = Callable[[Iterable[History]], Iterator[dict[str, Any]]]
 
@@ -24,13 +30,20 @@ WRITERS: dict[str, Writer] = {"oasst": oasst.write, "openai": openai.write, "sha
 PARQUET = "parquet"
 ENDINGS = {".parquet": PARQUET, ".jsonl": "openai", ".ndjson": "openai"}
 
+PART_NAME = re.compile(r"part-\d{5,}\.parquet")
+
 QUIET_SECONDS = 2.0
 LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
 """What some readers of lines take for the end of one."""
 
 
 def export_file(
-    engine: Engine, path: str | Path, *where: Condition, format: str | None = None, progress: bool = True
+    engine: Engine,
+    path: str | Path,
+    *where: Condition,
+    format: str | None = None,
+    partitions: int | None = None,
+    progress: bool = True,
 ) -> int:
     """Number of contexts whose histories a file now holds, inherited messages included, without the deleted ones.
 
@@ -47,49 +60,77 @@ def export_file(
       token counts, embeddings, all but one of contexts with equal histories, and a context whose history another one
       goes on from. Tools and system messages are refused.
     - `parquet`: the rows of `history_df` with embeddings; nothing is lost but the contexts' own columns. For
-      `embedding_matrix` read it by `pd.read_parquet(path, dtype_backend="pyarrow")`.
+      `embedding_matrix` read it by `pd.read_parquet(path, dtype_backend="pyarrow")`. With `partitions` it is a folder
+      of files `part-00000.parquet` and on, for DuckDB, Polars, Spark or Dask: each context is whole in one of them,
+      they are about equal in rows, and their ranges of ids follow one another.
 
     All but parquet are what `import_file` reads. Contexts without messages are left out. What is written meanwhile may
     be in it or not.
 
     Args:
         engine: from `connect`.
-        path: the file; JSON Lines are compressed where it ends in .gz.
+        path: the file; JSON Lines are compressed where it ends in .gz. With `partitions` the folder, which takes the
+            place of one that holds nothing but such files.
         where: conditions on Context and Message, as for `contexts_df`.
-        format: openai, sharegpt, oasst or parquet; by default parquet or openai as the path ends in .parquet or .jsonl.
+        format: openai, sharegpt, oasst or parquet; by default parquet or openai as the path ends in .parquet or .jsonl,
+            and parquet in partitions.
+        partitions: at most so many files of parquet in a folder, instead of one file.
         progress: show a bar when it takes long.
 
     Raises:
-        ValueError: the format is unknown or does not hold a message, or the path is no regular file.
+        ValueError: the format is unknown or does not hold a message, or the path holds something else.
         LineageError: the parents of a context form a cycle.
         FileNotFoundError: the folder does not exist.
     """
     path = Path(path).expanduser().resolve()
-    format = _format(path, format)
+    if partitions is not None:
+        partitions = positive("partitions", partitions)
+    format = _format(path, format, partitions)
     families = families_df(engine, *where)
     tqdm = import_module("tqdm.auto").tqdm
-    with (
-        _whole(path) as part,
-        tqdm(total=len(families), unit=" contexts", delay=QUIET_SECONDS, disable=not progress, leave=False) as bar,
-    ):
-        frames = _shown(history_frames(engine, families, embeddings=format == PARQUET), bar)
-        if format == PARQUET:
-            return _write_parquet(part, frames)
-        return _write_lines(part, _compressed(path), WRITERS[format], histories_of(frames, families))
+    with tqdm(total=len(families), unit=" contexts", delay=QUIET_SECONDS, disable=not progress, leave=False) as bar:
+
+        def frames(families: pd.DataFrame) -> Iterator[pd.DataFrame]:
+            return _shown(history_frames(engine, families, embeddings=format == PARQUET), bar)
+
+        if partitions is not None:
+            counted = read_df(engine, select_history_partitions(partitions, *where))
+            shares = _shares(families, partitions_of(counted.itertuples(index=False)))
+            with _whole_folder(path) as folder:
+                return sum(
+                    _write_parquet(folder / f"part-{number:05}.parquet", frames(share))
+                    for number, share in enumerate(shares)
+                )
+        with _whole(path) as part:
+            if format == PARQUET:
+                return _write_parquet(part, frames(families))
+            return _write_lines(part, _compressed(path), WRITERS[format], histories_of(frames(families), families))
 
 
-def _format(path: Path, format: str | None) -> str:
+def _format(path: Path, format: str | None, partitions: int | None) -> str:
     known = [*WRITERS, PARQUET]
     if format is None:
         ending = path.name.lower().removesuffix(".gz")
         format = next((name for end, name in ENDINGS.items() if ending.endswith(end)), None)
-        if format is None:
+        if format is None and partitions is None:
             raise ValueError(f"{path.name} does not tell a format; name one: {', '.join(known)}")
+        format = format or PARQUET
     if format not in known:
         raise ValueError(f"no format is called {format!r:.40}; formats to write are {', '.join(known)}")
     if format == PARQUET and _compressed(path):
         raise ValueError(f"{path.name}: parquet is compressed by itself; take a name that ends in .parquet")
+    if format != PARQUET and partitions is not None:
+        raise ValueError(f"{format} is one file; leave partitions out, or write parquet")
     return format
+
+
+def _shares(families: pd.DataFrame, ranges: list[Partition]) -> Iterator[pd.DataFrame]:
+    """Parts of the families, by context id, so that readers can pass over the files that an id is not in."""
+    families = families.sort_values("context_id", ignore_index=True)
+    ids = families["context_id"].tolist()
+    starts = [bisect_left(ids, partition.first_id or "") for partition in ranges]
+    for start, end in pairwise([*starts, len(ids)]):
+        yield families.iloc[start:end]
 
 
 def _compressed(path: Path) -> bool:
@@ -103,9 +144,7 @@ def _whole(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(f"{path.name} is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is no regular file; name one, or a new one")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent.name} does not exist; make it first")
-    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    part = _beside(path)
     try:
         yield part
         if path.exists():
@@ -113,6 +152,32 @@ def _whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill beside the path; it takes the path's name when all went well, else it is removed."""
+    if path.exists() and not (path.is_dir() and all(PART_NAME.fullmatch(file.name) for file in path.iterdir())):
+        raise ValueError(f"{path.name} is there and no export in partitions; name a new folder")
+    part, former = _beside(path), _beside(path)
+    part.mkdir()
+    try:
+        yield part
+        if path.exists():
+            part.chmod(path.stat().st_mode)
+            path.replace(former)  # no folder with files in it can be renamed over
+        part.replace(path)
+    finally:
+        if former.exists() and not path.exists():
+            former.replace(path)
+        for left in (part, former):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent.name} does not exist; make it first")
+    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
 
 
 def _shown(frames: Iterable[pd.DataFrame], bar: Any) -> Iterator[pd.DataFrame]:

@@ -29,6 +29,8 @@ from contextkit.queries.neighbors import select_neighbors_by_index as select_nei
 from contextkit.queries.neighbors import select_neighbors_of_many as select_neighbors_of_many
 from contextkit.queries.neighbors import select_sample as select_sample
 from contextkit.queries.neighbors import set_search as set_search
+from contextkit.queries.partitions import select_history_partitions as select_history_partitions
+from contextkit.queries.partitions import select_message_partitions as select_message_partitions
 from contextkit.queries.rows import after_message as after_message
 from contextkit.queries.rows import lock_contexts as lock_contexts
 from contextkit.queries.rows import select_contexts as select_contexts

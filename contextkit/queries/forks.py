@@ -59,14 +59,14 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any
     )
 
 
-def select_families(*where: Condition) -> Select[Any]:
+def select_families(*where: Condition, include_deleted: bool = False) -> Select[Any]:
     """context_id, root_id and most_messages of contexts, those of a root together; by the creation of both.
 
     most_messages is at least the length of the history: the rows of each context in the lineage, up to the version
     that is inherited from it. In a cycle root_id is null.
     """
     numbered = select(Context.id, func.row_number().over().label("place"))
-    lineage = lineage_of(filter_contexts(numbered, where, include_deleted=False).cte("asked"))
+    lineage = lineage_of(filter_contexts(numbered, where, include_deleted=include_deleted).cte("asked"))
     stretches = stretches_of(lineage, written_of(lineage))
     reached = select(func.count().label("most_messages")).where(_is_reached(stretches))
     family = _families(stretches, by_index(reached))

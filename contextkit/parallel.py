@@ -1,0 +1,176 @@
+"""Run a select over several connections on one snapshot: each reads whole contexts, into its slice of one matrix."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Select
+
+from contextkit.arrow import Column, bulk_cursor, execute_bulk, fetch, literal_sql
+from contextkit.connection import settings_of, translated_errors
+from contextkit.interrupts import interruptible
+from contextkit.models import Message
+from contextkit.partitions import Partition, partitions_of
+from contextkit.queries import select_embedding_dimensions
+from contextkit.vectors import fixed_size_lists
+
+_Result = TypeVar("_Result")
+Matrix = NDArray[np.float32]
+Columns = list[Column] | None
+
+
+def fetch_parallel(engine: Engine, statement: Select[Any], partitions: Select[Any], connections: int) -> list[Column]:
+    """Columns of a statement over messages, as `fetch` gives them, read over several connections at once.
+
+    Args:
+        engine: from `connect`.
+        statement: from `select_messages`, by context and version.
+        partitions: of the same messages, from `select_message_partitions`.
+        connections: at most the pool's size; each takes a place in it.
+
+    Raises:
+        ValueError: the pool has fewer connections, or the engine is not from `connect`.
+    """
+    settings = settings_of(engine)
+    if settings is None:
+        raise ValueError(f"connections={connections} needs an engine from connect(); with another one leave it out")
+    if connections > settings.pool_size:
+        raise ValueError(
+            f"connections is {connections}, and the pool of this engine has {settings.pool_size}; "
+            f"open it with connect(pool_size={connections})"
+        )
+    with translated_errors():
+        with _places(engine, connections) as connection:
+            reading = _Reading(connection, statement)
+            columns = interruptible(lambda: reading.columns(partitions), reading.cancel)
+        return fetch(engine, statement, bulk=False) if columns is None else columns
+
+
+_taking = threading.Lock()
+
+
+@contextmanager
+def _places(engine: Engine, count: int) -> Iterator[Connection]:
+    """Hold so many places of the pool, whose own connections are closed.
+
+    Taken one reader after the other, so that two never wait for each other's.
+    """
+    with ExitStack() as stack:
+        with _taking:
+            taken = [stack.enter_context(engine.connect()) for _ in range(count)]
+        for connection in taken:
+            connection.invalidate()
+        yield taken[0]
+
+
+class _Reading:
+    """Cursors on one snapshot, and what cancels all of them."""
+
+    def __init__(self, connection: Connection, statement: Select[Any]) -> None:
+        self._connection = connection
+        self._statement = statement
+        self._running: list[Any] = []
+        self._lock = threading.Lock()
+
+    def cancel(self) -> None:
+        with self._lock:  # so that none is closed meanwhile
+            for cursor in self._running:
+                cursor.adbc_cancel()
+
+    def columns(self, partitions: Select[Any]) -> Columns:
+        """Columns of the statement, or None if bulk does not read them."""
+        with self._cursor() as cursor:
+            ((snapshot,),) = _rows(cursor, "select pg_export_snapshot()")
+            sql = self._sql(partitions)
+            if sql is None:
+                return None
+            parts = partitions_of(_rows(cursor, sql))
+            matrix = self._matrix(cursor, sum(part.rows for part in parts))
+            ends = np.cumsum([part.rows for part in parts])[:-1]
+            slices = [None] * len(parts) if matrix is None else np.split(matrix, ends)
+            first, *others = zip(parts, slices, strict=True)
+            tasks = [partial(self._read, cursor, *first)]
+            tasks += [partial(self._read_beside, snapshot, *other) for other in others]
+            read = _at_once(tasks, self.cancel)
+        return _joined(read, parts, matrix)
+
+    @contextmanager
+    def _cursor(self, snapshot: str | None = None) -> Iterator[Any]:
+        with bulk_cursor(self._connection.engine) as cursor:
+            with self._lock:
+                self._running.append(cursor)
+            try:
+                cursor.execute("set transaction isolation level repeatable read")
+                if snapshot is not None:
+                    cursor.execute(f"set transaction snapshot '{snapshot}'")
+                yield cursor
+            finally:
+                with self._lock:
+                    self._running.remove(cursor)
+
+    def _matrix(self, cursor: Any, rows: int) -> Matrix | None:
+        """Room for all embeddings, if there are any and their length is declared."""
+        if "embedding" not in self._statement.selected_columns:
+            return None
+        ((length,),) = _rows(cursor, str(self._sql(select_embedding_dimensions())))
+        return np.empty((rows, length), np.float32) if length > 0 else None
+
+    def _read_beside(self, snapshot: str, part: Partition, target: Matrix | None) -> Columns:
+        with self._cursor(snapshot) as cursor:
+            return self._read(cursor, part, target)
+
+    def _read(self, cursor: Any, part: Partition, target: Matrix | None) -> Columns:
+        sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
+        return None if sql is None else execute_bulk(self._connection.engine, cursor, sql, part.rows, target)
+
+    def _sql(self, statement: Select[Any]) -> str | None:
+        return literal_sql(self._connection, statement)
+
+
+def _rows(cursor: Any, sql: str) -> list[Any]:
+    cursor.execute(sql)
+    rows: list[Any] = cursor.fetchall()
+    return rows
+
+
+def _at_once(tasks: Sequence[Callable[[], _Result]], cancel: Callable[[], None]) -> list[_Result]:
+    """Results of tasks, each in a thread; when one fails the others are cancelled, and have ended."""
+    with ThreadPoolExecutor(len(tasks)) as executor:
+        futures = [executor.submit(task) for task in tasks]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        finally:
+            while wait(futures, timeout=0.1).not_done:
+                cancel()
+        return [future.result() for future in futures]
+
+
+def _joined(read: list[Columns], parts: list[Partition], matrix: Matrix | None) -> Columns:
+    known = [columns for columns in read if columns is not None]
+    if len(known) < len(read):
+        return None
+    rows = [part.rows for part in parts]
+    return [
+        Column(columns[0].name, _end_to_end([column.values for column in columns], rows, matrix))
+        for columns in zip(*known, strict=True)
+    ]
+
+
+def _end_to_end(values: list[Any], rows: list[int], matrix: Matrix | None) -> pa.ChunkedArray | list[Any]:
+    if isinstance(values[0], list):
+        return list(chain.from_iterable(values))
+    together = pa.chunked_array([chunk for part in values for chunk in part.chunks], values[0].type)
+    if not pa.types.is_fixed_size_list(together.type):
+        return together
+    # A condition such as `random() < 0.5` gives other rows than were counted, which do not fill their slices.
+    if matrix is None or [len(part) for part in values] != rows:
+        return pa.chunked_array([together.combine_chunks()], together.type)
+    return fixed_size_lists(matrix, together.is_null().to_numpy())
