@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import psutil
@@ -51,7 +52,7 @@ def _measured(name: str, ground: Ground) -> list[str]:
         lines.append(line)
 
     start = time.perf_counter()
-    for line in ("", f"## {name.capitalize()}", "", *(group.__doc__ or "").split("\n\n")[0].splitlines(), ""):
+    for line in ("", f"## {name.capitalize()}", "", *_about(group), ""):
         say(line)
     say(_row(HEADER))
     say("|---" * len(HEADER) + "|")
@@ -59,6 +60,11 @@ def _measured(name: str, ground: Ground) -> list[str]:
         say(_row(measure.cells))
     print(f"({time.perf_counter() - start:.0f} s)", flush=True)
     return lines
+
+
+def _about(group: ModuleType) -> list[str]:
+    """What a module says of itself, but for how it is run."""
+    return [line for line in (group.__doc__ or "").strip().splitlines() if not line.startswith("`python")]
 
 
 def _row(cells: Sequence[str]) -> str:

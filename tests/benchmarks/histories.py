@@ -1,4 +1,7 @@
-"""Histories, beside the same statement by plain psycopg and beside reading the rows they are made of."""
+"""Histories, beside the same statement by plain psycopg, and beside reading the rows that they are made of.
+
+Plain psycopg gives tuples over a connection that stays open; as on contextkit's, nothing is prepared.
+"""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,10 @@
-"""Whole tables into frames, beside what the wire, the drivers and pandas take."""
+"""Whole tables into frames, beside what the wire, the drivers and pandas take.
+
+The others read the table as it stands, contextkit also leaves out what is deleted and sorts.
+"""
 
 from collections.abc import Iterator
+from functools import partial
 
 import adbc_driver_postgresql.dbapi
 import numpy as np
@@ -22,72 +26,70 @@ CONTEXTS = (
     "select id, name, created_at, updated_at, message_count, total_tokens, latest_version, parent_id,"
     " fork_version, deleted_at from contexts"
 )
-COPY, PSYCOPG, ADBC = "COPY binary, discarded", "psycopg binary cursor, DataFrame", "ADBC by hand"
-READ_SQL = "pandas.read_sql"
+COPY, PSYCOPG, ADBC = "COPY binary, discarded", "psycopg binary cursor, DataFrame", "ADBC by hand, DataFrame"
+READ_SQL, TYPED, UNPARSED = (f"pandas.read_sql{how}" for how in ("", ", pgvector's type", ", vectors left as text"))
+MANY, FEW = 100_000, 10_000
 
 
 def measure(ground: Ground) -> Iterator[Measure]:
-    database = ground.sample(100_000)
-    yield from _without_embeddings(database, 100_000)
-    yield from _with_embeddings(database, 100_000)
-    yield from _embeddings_by_pandas(ground.sample(10_000), 10_000)
-    yield from _contexts(ground.forest(100_000), 100_000)
+    database = ground.sample(MANY)
+    yield from _without_embeddings(database)
+    yield from _with_embeddings(database)
+    yield from _embeddings_as_objects(ground.sample(FEW))
+    yield from _contexts(ground.forest(MANY))
 
 
-def _without_embeddings(database: Database, rows: int) -> Iterator[Measure]:
-    calls = _calls(database.url, MESSAGES) | {"contextkit": lambda: messages_df(database.engine)}
-    yield from compared(
-        f"messages_df, {rows:,}", in_turns(calls), {COPY: 1.6, READ_SQL: 1 / 3.5, PSYCOPG: None, ADBC: None}
-    )
+def _without_embeddings(database: Database) -> list[Measure]:
+    calls = _calls(database.url, MESSAGES) | {"contextkit": partial(messages_df, database.engine)}
+    targets = {COPY: 1.6, READ_SQL: 1 / 3.5, PSYCOPG: None, ADBC: None}
+    return compared(f"messages_df, {MANY:,}", in_turns(calls), targets)
 
 
-def _with_embeddings(database: Database, rows: int) -> Iterator[Measure]:
-    calls: dict[str, Call] = {
-        "contextkit": lambda: messages_df(database.engine, embeddings=True),
-        COPY: lambda: copy_out(database.url, EMBEDDED),
-        PSYCOPG: lambda: by_psycopg(database.url, EMBEDDED),
-        ADBC: lambda: by_adbc(database.url, EMBEDDED),
+def _with_embeddings(database: Database) -> Iterator[Measure]:
+    """Each way of contextkit's with its target beside COPY."""
+    ways: dict[str, tuple[Call, float]] = {
+        f"messages_df with embeddings, {MANY:,}": (partial(messages_df, database.engine, embeddings=True), 1.5),
     }
-    yield from compared(
-        f"messages_df with embeddings, {rows:,}", in_turns(calls), {COPY: 1.5, PSYCOPG: None, ADBC: None}
-    )
+    others: dict[str, Call] = {
+        COPY: partial(copy_out, database.url, EMBEDDED),
+        ADBC: partial(by_adbc, database.url, EMBEDDED),
+    }
+    seconds = in_turns({name: call for name, (call, _) in ways.items()} | others)
+    for name, (_, most) in ways.items():
+        yield from compared(name, seconds, {COPY: most, ADBC: None}, name)
 
 
-def _embeddings_by_pandas(database: Database, rows: int) -> Iterator[Measure]:
-    """On fewer rows, or this alone would take minutes."""
+def _embeddings_as_objects(database: Database) -> list[Measure]:
+    """On fewer rows, or these would take most of the time of all."""
     engine = create_engine(database.url)
-    typed = "pandas.read_sql, pgvector's type"
     calls: dict[str, Call] = {
-        "contextkit": lambda: messages_df(database.engine, embeddings=True),
-        typed: lambda: pd.read_sql(select(*Message.__table__.columns), engine),
-        "pandas.read_sql, vectors left as text": lambda: pd.read_sql(EMBEDDED, engine),
+        "contextkit": partial(messages_df, database.engine, embeddings=True),
+        TYPED: partial(pd.read_sql, select(*Message.__table__.columns), engine),
+        UNPARSED: partial(pd.read_sql, EMBEDDED, engine),
+        PSYCOPG: partial(by_psycopg, database.url, EMBEDDED),
     }
-    yield from compared(
-        f"messages_df with embeddings, {rows:,}",
-        in_turns(calls),
-        {typed: 1 / 10, "pandas.read_sql, vectors left as text": None},
-    )
+    targets = {TYPED: 1 / 10, UNPARSED: None, PSYCOPG: None}
+    measures = compared(f"messages_df with embeddings, {FEW:,}", in_turns(calls), targets)
     engine.dispose()
+    return measures
 
 
-def _contexts(database: Database, rows: int) -> Iterator[Measure]:
-    calls = _calls(database.url, CONTEXTS) | {"contextkit": lambda: contexts_df(database.engine)}
-    yield from compared(
-        f"contexts_df, {rows:,}", in_turns(calls), {COPY: None, READ_SQL: None, PSYCOPG: None, ADBC: None}
-    )
-    seconds = in_turns(
-        {"contextkit": lambda: forks_df(database.engine), "messages_df": lambda: messages_df(database.engine)}
-    )
-    yield from compared(f"forks_df, {rows:,}", seconds, {"messages_df": None})
+def _contexts(database: Database) -> Iterator[Measure]:
+    calls = _calls(database.url, CONTEXTS) | {"contextkit": partial(contexts_df, database.engine)}
+    targets = dict.fromkeys((COPY, READ_SQL, PSYCOPG, ADBC))
+    yield from compared(f"contexts_df, {MANY:,}", in_turns(calls), targets)
+    beside = "messages_df of the stored rows"
+    calls = {"contextkit": partial(forks_df, database.engine), beside: partial(messages_df, database.engine)}
+    yield from compared(f"forks_df, {MANY:,}, half of them forks", in_turns(calls), {beside: None})
 
 
 def _calls(url: str, sql: str) -> dict[str, Call]:
     engine = create_engine(url)
     return {
-        COPY: lambda: copy_out(url, sql),
-        READ_SQL: lambda: pd.read_sql(sql, engine),
-        PSYCOPG: lambda: by_psycopg(url, sql),
-        ADBC: lambda: by_adbc(url, sql),
+        COPY: partial(copy_out, url, sql),
+        READ_SQL: partial(pd.read_sql, sql, engine),
+        PSYCOPG: partial(by_psycopg, url, sql),
+        ADBC: partial(by_adbc, url, sql),
     }
 
 

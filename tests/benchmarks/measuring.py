@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, TypeVar
@@ -60,7 +60,7 @@ def compared(
     ]
 
 
-def in_turns(calls: dict[str, Call], before: Call = lambda: None) -> dict[str, float]:
+def in_turns(calls: Mapping[str, Call], before: Call = lambda: None) -> dict[str, float]:
     """Median seconds of each, called in turn after a warm-up, so that whatever else the machine does meets all.
 
     What comes before each call is not counted, nor is the time to free its result.

@@ -1,4 +1,4 @@
-"""Peak memory of each load beside the size of its result, each in a process of its own.
+"""Peak memory of each load beside the size of its result: what a new process grows by, code not counted.
 
 `python -m tests.benchmarks.memory URL LOAD` is that process.
 """
@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 from sqlalchemy import Engine
 
-from contextkit import connect, contexts_df, messages_batches
+from contextkit import Context, connect, forks_df, messages_batches
 from tests.benchmarks.cases import LOADS, Load
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.measuring import Measure
@@ -58,7 +58,7 @@ def _in_process(url: str, name: str) -> dict[str, int]:
 def main(url: str, name: str) -> None:
     """Print the bytes that the process grew by at its peak, and those of the result."""
     engine = connect(url)
-    contexts_df(engine).head(0)
+    forks_df(engine, Context.name == "none")  # what is imported once
     before = psutil.Process().memory_info().rss
     result = MEASURED[name].run(engine)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

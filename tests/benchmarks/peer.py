@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import uuid
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -17,8 +18,6 @@ M, EF_CONSTRUCTION = 16, 64
 
 class Vecs:
     """Vectors in `vecs.messages`, what is said in their metadata."""
-
-    package = "vecs"
 
     def __init__(self, url: str, dimensions: int) -> None:
         import vecs
@@ -60,27 +59,22 @@ class Vecs:
 class LangChain:
     """Documents in a table of `PGVectorStore`."""
 
-    package = "langchain-postgres"
-
     def __init__(self, url: str, dimensions: int) -> None:
         from langchain_core.embeddings import DeterministicFakeEmbedding
         from langchain_postgres import PGEngine, PGVectorStore
         from langchain_postgres.v2.indexes import HNSWQueryOptions
 
-        self.options = HNSWQueryOptions
         self.engine = PGEngine.from_connection_string(url.replace("postgresql:", "postgresql+asyncpg:"))
         self.engine.init_vectorstore_table("langchain", vector_size=dimensions)
         # Vectors are given everywhere, so this embeds nothing.
         embedder = DeterministicFakeEmbedding(size=dimensions)
-        self.open = lambda ef_search: PGVectorStore.create_sync(
-            self.engine, embedder, "langchain", index_query_options=HNSWQueryOptions(ef_search=ef_search)
-        )
-        self.stores: dict[int, Any] = {}
 
-    def store(self, ef_search: int = 40) -> Any:
-        if ef_search not in self.stores:
-            self.stores[ef_search] = self.open(ef_search)
-        return self.stores[ef_search]
+        @cache
+        def store(ef_search: int = 40) -> Any:
+            options = HNSWQueryOptions(ef_search=ef_search)
+            return PGVectorStore.create_sync(self.engine, embedder, "langchain", index_query_options=options)
+
+        self.store = store
 
     def fill(self) -> None:
         from sqlalchemy import text
@@ -109,6 +103,9 @@ class LangChain:
         self.store().add_embeddings(contents, vectors)
 
 
+PEERS: dict[str, Any] = {"vecs": Vecs, "langchain-postgres": LangChain}
+
+
 def answer(peer: Any, queries: Any, request: dict[str, Any]) -> dict[str, Any]:
     """The seconds that a request takes and, of a search, the ids found."""
     call, found = getattr(peer, request["do"]), None
@@ -129,8 +126,8 @@ def answer(peer: Any, queries: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 def main(name: str, url: str, path: str) -> None:
     queries = np.load(path)
-    peer = {"vecs": Vecs, "langchain-postgres": LangChain}[name](url, queries.shape[1])
-    print(json.dumps({"version": version(peer.package)}), flush=True)
+    peer = PEERS[name](url, queries.shape[1])
+    print(json.dumps({"version": version(name)}), flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(peer, queries, json.loads(line))), flush=True)
 

@@ -22,7 +22,7 @@ class Peer:
     """A running peer; its process ends when the pipe to it is closed."""
 
     def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
-        self._process = process
+        self._name, self._process = name, process
         self.label = f"{name} {self._answer()['version']}"
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Peer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} has ended, see above")
+            raise RuntimeError(f"{self._name} has ended, see above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

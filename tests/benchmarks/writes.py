@@ -1,4 +1,7 @@
-"""Appends, beside a plain insert of the same rows and beside other libraries; no vector index is there."""
+"""Appends, beside a plain insert of the same rows and beside other libraries; no vector index is there.
+
+contextkit also locks the context, counts its messages and tokens, and gives the rows back.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +16,7 @@ from pgvector.psycopg import register_vector
 from contextkit import add_context, append_messages
 from tests.benchmarks.data import clustered
 from tests.benchmarks.ground import Ground
-from tests.benchmarks.measuring import Measure, compared, in_turns
+from tests.benchmarks.measuring import Call, Measure, compared, in_turns
 from tests.benchmarks.peers import opened_peers
 
 COUNTS = (1, 1_000)
@@ -34,14 +37,14 @@ def measure(ground: Ground) -> Iterator[Measure]:
                 {"role": "user", "content": f"message {number}", "embedding": vector}
                 for number, vector in enumerate(vectors[:count])
             ]
-            calls = {
+            calls: dict[str, Call] = {
                 "contextkit": partial(append_messages, database.engine, context, messages),
                 PLAIN: partial(_insert, connection, UUID(other), messages),
             }
             calls |= {peer.label: partial(peer.append, count) for peer in peers}
             seconds = in_turns(calls)
             case = f"append_messages, {count:,} with embeddings"
-            yield from compared(case, seconds, {PLAIN: None, **{peer.label: 1 for peer in peers}})
+            yield from compared(case, seconds, dict.fromkeys((PLAIN, *(peer.label for peer in peers))))
 
 
 def _insert(connection: psycopg.Connection, context: UUID, messages: list[dict[str, Any]]) -> None:
