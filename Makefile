@@ -6,6 +6,7 @@
 PYTHON =
 BIN = .venv/bin
 INSTALLED = .venv/installed
+PEERS = .venv-bench/installed
 
 help:
 	@echo 'make demo    show contexts, forks and neighbors in the terminal'
@@ -13,8 +14,8 @@ help:
 	@echo 'make test    lint, types, tests, doctests, notebooks'
 	@echo 'make lint    style and types only'
 	@echo 'make format  rewrite the code in the common style'
-	@echo 'make bench   measure against other ways'
-	@echo 'make bench-neighbors   the same of searches by an index, for a quarter of an hour'
+	@echo 'make bench   measure against other ways, for a quarter of an hour'
+	@echo 'make bench-neighbors   the same of searches by an index under conditions'
 	@echo 'make soak    the tests on random data, for long'
 
 demo: $(INSTALLED)
@@ -41,8 +42,9 @@ test: lint
 	@home=$$(mktemp -d) && chmod 711 "$$home" && trap 'sleep 1; rm -rf "$$home"' EXIT && \
 	CONTEXTKIT_HOME=$$home DATABASE_URL= $(BIN)/pytest -q --nbmake notebooks
 
-bench: $(INSTALLED)
-	@$(BIN)/python -m tests.benchmarks
+# Some of it alone: make GROUPS='loads searches' bench
+bench: $(INSTALLED) $(PEERS)
+	@$(BIN)/python -m tests.benchmarks $(GROUPS)
 
 bench-neighbors: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks.neighbors
@@ -62,5 +64,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo 'installing into .venv; once, for a minute or two'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(INSTALLED)
+
+# What is measured beside and needs older drivers than contextkit.
+$(PEERS): $(INSTALLED) tests/benchmarks/peers.txt
+	@$(BIN)/python -m venv --clear .venv-bench
+	@echo 'installing the peers into .venv-bench'
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check vecs langchain-postgres \
+		-c tests/benchmarks/peers.txt
+	@touch $(PEERS)
 
 .PHONY: help demo lab lint format test bench bench-neighbors soak

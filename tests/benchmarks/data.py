@@ -1,10 +1,9 @@
-"""Databases and files to measure on: many messages, the same ones in every run."""
+"""What is written to measure on: the same rows in every run, and fast."""
 
-import json
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from itertools import islice
 from uuid import UUID
 
 import numpy as np
@@ -13,41 +12,84 @@ from numpy.typing import NDArray
 
 from contextkit import EMBEDDING_DIMENSIONS
 
-Vector = NDArray[np.float32]
+Vectors = NDArray[np.float32]
+Context = tuple[int, int | None, int | None]
+"""Number of the context, of its parent, and fork_version."""
+Place = tuple[int, int, int]
+"""Number of the context, version, and number of what is said: copies say the same."""
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TYPES = ["uuid", "uuid", "int8", "timestamptz", "text", "text", "int4", "text", "vector"]
+MICROSECONDS = (START - datetime(2000, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+"""START as PostgreSQL counts."""
 COPY = (
     "copy messages (id, context_id, version, created_at, role, content, token_count, model, embedding)"
     " from stdin (format binary)"
 )
+ROLES = (b"user", b"assistant")
+CONTENT = b"message %d says " + b"something of some length " * 40
+CONTENT_BYTES = 500
+MODEL = b"atlas-large"
+ROWS = {role: struct.Struct(f">hi16si16siqiqi{len(role)}si{CONTENT_BYTES}siii{len(MODEL)}s") for role in ROLES}
+VECTOR_BYTES = 4 + 4 * EMBEDDING_DIMENSIONS
+BLOCK = 1_000
+SAMPLE_EACH, FOREST_EACH = 20, 3
+"""Messages of their own that the contexts have."""
 
 
 def context_id(number: int) -> UUID:
     return UUID(int=(1 << 100) + number * 7919)
 
 
-def write_flat(url: str, *, contexts: int, messages: int, content_bytes: int = 500) -> None:
-    """Contexts with an equal number of messages each, all embedded."""
-    each = messages // contexts
-    with psycopg.connect(url) as connection:
-        _write_contexts(connection, [(context_id(c), None, None) for c in range(contexts)])
-        places = ((c, version) for c in range(contexts) for version in range(1, each + 1))
-        _write_messages(connection, places, content_bytes)
-    _vacuum(url)
+def write_sample(url: str, *, messages: int) -> None:
+    """Contexts of 20 messages; every third is a fork of the one before: by reference, by copy, renumbered in turn."""
+    numbers = range(messages // SAMPLE_EACH)
+    contexts = [(c, c - 1, SAMPLE_EACH // 2) if c % 3 == 2 else (c, None, None) for c in numbers]
+    places = (place for c in numbers for place in _sample_places(c))
+    write(url, contexts, places, clustered(300))
+
+
+def _sample_places(context: int) -> Iterator[Place]:
+    kind = context // 3 % 3 if context % 3 == 2 else None
+    for number in range(1, SAMPLE_EACH + 1):
+        version = number + SAMPLE_EACH // 2 if kind == 0 else number
+        copied = kind == 1 and number <= SAMPLE_EACH // 2
+        yield context, version, (context - copied) * SAMPLE_EACH + number
+
+
+def write_forest(url: str, *, contexts: int) -> None:
+    """Contexts of three messages without embeddings; every second is a fork by reference of the one before."""
+    numbers = range(contexts)
+    rows = [(c, c - 1, FOREST_EACH) if c % 2 else (c, None, None) for c in numbers]
+    places = (
+        (c, version + FOREST_EACH * (c % 2), c * FOREST_EACH + version)
+        for c in numbers
+        for version in range(1, FOREST_EACH + 1)
+    )
+    write(url, rows, places)
+
+
+def write_lengths(url: str, *, lengths: Sequence[int], depth: int) -> list[str]:
+    """Flat contexts of these lengths, and a chain of forks by reference as long as the last; their ids, tip last."""
+    flat = [(c, version, version) for c, length in enumerate(lengths) for version in range(1, length + 1)]
+    first, whole = len(lengths), lengths[-1]
+    ends = [whole * (link + 1) // (depth + 1) for link in range(depth + 1)]
+    chain: list[Context] = [(first, None, None)]
+    chain += [(first + link, first + link - 1, ends[link - 1]) for link in range(1, depth + 1)]
+    owners = np.searchsorted(ends, np.arange(1, whole + 1))
+    links = [(first + int(owner), version, version) for version, owner in enumerate(owners, start=1)]
+    write(url, [*((c, None, None) for c in range(first)), *chain], [*flat, *links])
+    return [str(context_id(number)) for number in (*range(first), first + depth)]
 
 
 def write_clusters(url: str, *, contexts: int, messages: int, clusters: int) -> None:
-    """Messages in clusters of unequal size; `token_count` is uniform in 0 to 9,999 and apart from the clusters."""
+    """Flat contexts, messages in clusters of unequal size; `token_count` is uniform in 0 to 9,999, apart from them."""
     each = messages // contexts
-    with psycopg.connect(url) as connection:
-        _write_contexts(connection, [(context_id(c), None, None) for c in range(contexts)])
-        places = ((c, version) for c in range(contexts) for version in range(1, each + 1))
-        _write_messages(connection, places, 500, clustered(clusters))
-    _vacuum(url)
+    places = ((c, version, c * each + version) for c in range(contexts) for version in range(1, each + 1))
+    write(url, [(c, None, None) for c in range(contexts)], places, clustered(clusters))
 
 
-def clustered(clusters: int, seed: int = 5) -> Iterator[Vector]:
-    """Endless unit vectors around as many centers; each cluster spreads in the same 64 directions."""
+def clustered(clusters: int, seed: int = 5) -> Iterator[Vectors]:
+    """Endless blocks of unit vectors around as many centers; each cluster spreads in the same 64 directions."""
     random = np.random.default_rng(seed)
     centers = random.standard_normal((clusters, EMBEDDING_DIMENSIONS), dtype=np.float32)
     centers /= np.linalg.norm(centers, axis=1, keepdims=True)
@@ -55,92 +97,49 @@ def clustered(clusters: int, seed: int = 5) -> Iterator[Vector]:
     noise = 0.1 / np.sqrt(EMBEDDING_DIMENSIONS)
     sizes = 1 / np.arange(1, clusters + 1) ** 0.5
     while True:
-        chosen = random.choice(clusters, 1000, p=sizes / sizes.sum())
-        block = centers[chosen] + 0.6 * random.standard_normal((1000, 64), dtype=np.float32) @ spread
+        chosen = random.choice(clusters, BLOCK, p=sizes / sizes.sum())
+        block = centers[chosen] + 0.6 * random.standard_normal((BLOCK, 64), dtype=np.float32) @ spread
         block += noise * random.standard_normal(block.shape, dtype=np.float32)
-        yield from block / np.linalg.norm(block, axis=1, keepdims=True)
+        yield block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
-def write_chain(url: str, *, depth: int, messages: int) -> tuple[str, str]:
-    """A chain of forks by reference and one flat context of as many messages; ids of the tip and of the flat one."""
-    each = messages // (depth + 1)
-    sizes = [each] * depth + [messages - each * depth]
-    ends = np.cumsum(sizes)
-    with psycopg.connect(url) as connection:
-        chain = [
-            (context_id(c), context_id(c - 1) if c else None, int(ends[c - 1]) if c else None) for c in range(depth + 1)
-        ]
-        _write_contexts(connection, [*chain, (context_id(depth + 1), None, None)])
-        links = [
-            (c, version) for c in range(depth + 1) for version in range(int(ends[c]) - sizes[c] + 1, int(ends[c]) + 1)
-        ]
-        flat = [(depth + 1, version) for version in range(1, messages + 1)]
-        _write_messages(connection, iter(links + flat), 500)
-    _vacuum(url)
-    return str(context_id(depth)), str(context_id(depth + 1))
+def write(url: str, contexts: Iterable[Context], places: Iterable[Place], vectors: Iterable[Vectors] = ()) -> None:
+    """Write contexts and messages, as long as there are vectors with embeddings."""
+    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        columns = "(id, name, created_at, parent_id, fork_version)"
+        with cursor.copy(f"copy contexts {columns} from stdin") as copy:
+            for number, parent, fork_version in contexts:
+                above = None if parent is None else context_id(parent)
+                created_at = START + timedelta(seconds=number)
+                copy.write_row((context_id(number), f"conversation {number}", created_at, above, fork_version))
+        with cursor.copy(COPY) as copy:
+            copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
+            for block in _blocks(iter(places), iter(vectors)):
+                copy.write(block)
+            copy.write(b"\xff\xff")
+        cursor.execute("vacuum analyze")
 
 
-def write_trees(path: Path, *, trees: int) -> int:
-    """A file of OpenAssistant trees, each question with two answers, three turns deep; the number of messages."""
-    roots = [_tree(f"tree-{number}", turns=3) for number in range(trees)]
-    lines = (json.dumps({"message_tree_id": root["message_id"], "prompt": root}) + "\n" for root in roots)
-    path.write_text("".join(lines))
-    return sum(map(_size, roots))
-
-
-def _tree(key: str, turns: int) -> dict[str, Any]:
-    answers = [
-        _message(f"{key}-{rank}", "assistant", [_tree(f"{key}-{rank}-next", turns - 1)] if turns > 1 else [])
-        | {"rank": rank}
-        for rank in range(2)
-    ]
-    return _message(key, "prompter", answers)
-
-
-def _message(key: str, role: str, replies: list[dict[str, Any]]) -> dict[str, Any]:
-    text = f"message {key} says {'something of some length ' * 40}"[:500]
-    return {"message_id": key, "role": role, "text": text, "replies": replies}
-
-
-def _size(message: dict[str, Any]) -> int:
-    return 1 + sum(map(_size, message["replies"]))
-
-
-def _write_contexts(connection: psycopg.Connection, contexts: list[tuple[UUID, UUID | None, int | None]]) -> None:
-    with connection.cursor() as cursor, cursor.copy("copy contexts (id, parent_id, fork_version) from stdin") as copy:
-        for row in contexts:
-            copy.write_row(row)
-
-
-def _scattered() -> Iterator[Vector]:
-    random = np.random.default_rng(6)
-    while True:
-        yield random.standard_normal(EMBEDDING_DIMENSIONS, dtype=np.float32)
-
-
-def _write_messages(
-    connection: psycopg.Connection,
-    places: Iterator[tuple[int, int]],
-    content_bytes: int,
-    vectors: Iterator[Vector] | None = None,
-) -> None:
-    from pgvector.psycopg import register_vector
-
-    register_vector(connection)
+def _blocks(places: Iterator[Place], vectors: Iterator[Vectors]) -> Iterator[bytes]:
+    """The rows as COPY takes them; psycopg's own way, value by value, takes ten times as long."""
     random = np.random.default_rng(5)
-    vectors = vectors or _scattered()
-    with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        copy.set_types(TYPES)
-        for number, (context, version) in enumerate(places):
-            role = ("user", "assistant")[version % 2]
-            content = f"message {number} says {'something of some length ' * 40}"[:content_bytes]
-            created_at = START + timedelta(seconds=number)
-            id_ = UUID(int=random.integers(1 << 62).item() << 64 | number)
-            tokens = random.integers(10_000).item()
-            row = (id_, context_id(context), version, created_at, role, content, tokens, "atlas-large", next(vectors))
-            copy.write_row(row)
+    number = 0
+    while block := list(islice(places, BLOCK)):
+        ids, tokens = random.bytes(16 * BLOCK), random.integers(10_000, size=BLOCK).tolist()
+        embedded = next(vectors, None)
+        wire = [struct.pack(">i", -1)] * BLOCK if embedded is None else _wire(embedded)
+        parts = []
+        for place, (context, version, said) in enumerate(block):
+            role = ROLES[1 - version % 2]
+            values = (context_id(context).bytes, 8, version, 8, MICROSECONDS + (number + place) * 1_000_000)
+            texts = (len(role), role, CONTENT_BYTES, CONTENT % said, 4, tokens[place], len(MODEL), MODEL)
+            parts += [ROWS[role].pack(9, 16, ids[16 * place : 16 * place + 16], 16, *values, *texts), wire[place]]
+        number += len(block)
+        yield b"".join(parts)
 
 
-def _vacuum(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("vacuum analyze")
+def _wire(vectors: Vectors) -> list[bytes]:
+    rows = np.empty((len(vectors), 4 + VECTOR_BYTES), np.uint8)
+    rows[:, :8] = np.frombuffer(struct.pack(">ihh", VECTOR_BYTES, EMBEDDING_DIMENSIONS, 0), np.uint8)
+    rows[:, 8:] = vectors.astype(">f4").view(np.uint8)
+    return [row.tobytes() for row in rows]

@@ -2,7 +2,6 @@
 
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import psycopg
 from sqlalchemy import Engine, text
 
 from contextkit import Message, create_index, drop_index, embedding_matrix, messages_df, neighbors_df
-from contextkit.server import EmbeddedServer
-from tests.benchmarks.__main__ import COLUMNS, database
 from tests.benchmarks.data import write_clusters
+from tests.benchmarks.ground import opened_ground
+from tests.benchmarks.loads import COLUMNS
 
 RESULTS = Path(__file__).with_name("NEIGHBORS.md")
 MESSAGES, CONTEXTS, CLUSTERS = 100_000, 2_000, 300
@@ -130,16 +129,10 @@ def seconds_to_build(engine: Engine, halfvec: bool) -> float:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="contextkit-bench-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o711)
-        server = EmbeddedServer(Path(folder) / "home")
-        server.join()
-        try:
-            with database(server, "clusters") as (url, engine):
-                write_clusters(url, contexts=CONTEXTS, messages=MESSAGES, clusters=CLUSTERS)
-                measure(url, engine)
-        finally:
-            server.leave()
+    with opened_ground() as ground:
+        database = ground.empty("clusters")
+        write_clusters(database.url, contexts=CONTEXTS, messages=MESSAGES, clusters=CLUSTERS)
+        measure(database.url, database.engine)
 
 
 def measure(url: str, engine: Engine) -> None:

@@ -1,0 +1,35 @@
+"""The loads whose memory and growth are measured, each on a database of a given size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from sqlalchemy import Engine
+
+from contextkit import contexts_df, forks_df, history_df, messages_df
+from tests.benchmarks.ground import Database, Ground
+
+
+@dataclass(frozen=True)
+class Load:
+    """`rows` are contexts in a forest, or else messages in a sample."""
+
+    run: Callable[[Engine], pd.DataFrame]
+    forest: bool = False
+
+    def database(self, ground: Ground, rows: int) -> Database:
+        return ground.forest(rows) if self.forest else ground.sample(rows)
+
+
+def _histories(engine: Engine) -> pd.DataFrame:
+    return history_df(engine, contexts_df(engine)["context_id"])
+
+
+LOADS = {
+    "messages_df": Load(messages_df),
+    "messages_df with embeddings": Load(lambda engine: messages_df(engine, embeddings=True)),
+    "history_df of all contexts": Load(_histories),
+    "contexts_df": Load(contexts_df, forest=True),
+    "forks_df": Load(forks_df, forest=True),
+    "history_df of all contexts, half of them forks": Load(_histories, forest=True),
+}

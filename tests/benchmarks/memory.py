@@ -1,0 +1,70 @@
+"""Peak memory of each load beside the size of its result: what a new process grows by, code not counted.
+
+`python -m tests.benchmarks.memory URL LOAD` is that process.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pandas as pd
+import psutil
+from sqlalchemy import Engine
+
+from contextkit import Context, connect, forks_df, messages_batches
+from tests.benchmarks.cases import LOADS, Load
+from tests.benchmarks.ground import Ground
+from tests.benchmarks.measuring import Measure
+
+ROWS, BATCH_ROWS = 100_000, 10_000
+MEGABYTE = 1 << 20
+BATCHES = f"messages_batches with embeddings, {BATCH_ROWS:,} each"
+
+
+def _batches(engine: Engine) -> pd.DataFrame:
+    """The largest batch; each goes when the next has come, as in a loop that keeps nothing."""
+    for batch in messages_batches(engine, batch_rows=BATCH_ROWS, embeddings=True):
+        last = batch
+    return last
+
+
+MEASURED = LOADS | {BATCHES: Load(_batches)}
+
+
+def measure(ground: Ground) -> Iterator[Measure]:
+    for name, load in MEASURED.items():
+        taken = _in_process(load.database(ground, ROWS).url, name)
+        unit = "contexts" if load.forest else "messages"
+        yield Measure(
+            case=f"{name}, {ROWS:,} {unit}",
+            ours=f"{taken['peak'] / MEGABYTE:,.0f} MB",
+            beside="one batch" if name == BATCHES else "its result",
+            theirs=f"{taken['result'] / MEGABYTE:,.0f} MB",
+            ratio=taken["peak"] / taken["result"],
+            most=2 if name == BATCHES else 1.3,
+        )
+
+
+def _in_process(url: str, name: str) -> dict[str, int]:
+    # Started by a shell: what a process has before exec counts for its peak, and this one is large by now.
+    command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", __spec__.name, url, name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    taken: dict[str, int] = json.loads(done.stdout)
+    return taken
+
+
+def main(url: str, name: str) -> None:
+    """Print the bytes that the process grew by at its peak, and those of the result."""
+    engine = connect(url)
+    forks_df(engine, Context.name == "none")  # what is imported once
+    before = psutil.Process().memory_info().rss
+    result = MEASURED[name].run(engine)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"peak": peak - before, "result": int(result.memory_usage(deep=True).sum())}))
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
