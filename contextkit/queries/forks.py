@@ -139,8 +139,12 @@ def _is_reached(stretches: CTE) -> ColumnElement[bool]:
 
 def _own_figures(stretches: CTE, *, include_deleted: bool) -> FromClause:
     """Figures of the rows of each stretch, which are those of the history where nothing is overlaid."""
-    rows = select(*_figures_of(Message)).where(_is_reached(stretches), ~stretches.c.overlaid, ~stretches.c.cyclic)
-    return by_index(rows.where(*live(Message, include_deleted=include_deleted)))
+    columns = (Message.token_count, Message.role, Message.created_at, Message.deleted_at)
+    reached = select(*columns).where(_is_reached(stretches), ~stretches.c.overlaid, ~stretches.c.cyclic)
+    # Deleted rows go afterwards: with the condition beside the key, the planner reads the whole index of deleted_at.
+    rows = by_index(reached.correlate(stretches))
+    is_live = [] if include_deleted else [rows.c.deleted_at.is_(None)]
+    return select(*_figures_of(rows.c)).where(*is_live).lateral()
 
 
 def _merged_figures(stretches: CTE, *, include_deleted: bool) -> Subquery:
