@@ -51,10 +51,11 @@ def by_index(statement: Select[*tuple[Any, ...]]) -> LateralFromClause:
 
 
 def asked_of(contexts: ColumnElement[Any], as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> CTE:
-    """The contexts of an array of ids that exist, each with its `place`."""
+    """Those of an array of ids that exist: id, parent_id, fork_version, and the place in the array."""
     ids = cast(contexts, ARRAY(Uuid(as_uuid=False)))
     given = func.unnest(ids).table_valued("id", with_ordinality="place", name="given").render_derived()
-    statement = select(Context.id, given.c.place).join(given, given.c.id == Context.id)
+    columns = (Context.id, Context.parent_id, Context.fork_version, given.c.place)
+    statement = select(*columns).join(given, given.c.id == Context.id)
     if not include_deleted:
         exists_at: ColumnElement[bool] = Context.deleted_at.is_(None)
         if as_of is not None:
@@ -71,24 +72,22 @@ def is_fork(context: Any = Context) -> ColumnElement[bool]:
 def lineage_of(asked: CTE) -> CTE:
     """One row per asked context and ancestor: asked, place, id, depth, parent_id, fork_version, cyclic.
 
+    Asked are rows of id, parent_id, fork_version and place.
+
     A lineage that runs into a cycle ends with a cyclic row, somewhere in the second turn or later: `mark` is the id at
     the last depth that is a power of two, and is met again (Brent, 1980). The ids passed would make rows as long as
     the lineages.
     """
-    below = (
-        select(
-            asked.c.id.label("asked"),
-            asked.c.place,
-            Context.id,
-            literal(0, Integer).label("depth"),
-            case((is_fork(), Context.parent_id)).label("parent_id"),
-            Context.fork_version,
-            Context.id.label("mark"),
-            false().label("cyclic"),
-        )
-        .join(Context, Context.id == asked.c.id)
-        .cte("lineage", recursive=True)
-    )
+    below = select(
+        asked.c.id.label("asked"),
+        asked.c.place,
+        asked.c.id,
+        literal(0, Integer).label("depth"),
+        case((is_fork(asked.c), asked.c.parent_id)).label("parent_id"),
+        asked.c.fork_version,
+        asked.c.id.label("mark"),
+        false().label("cyclic"),
+    ).cte("lineage", recursive=True)
     parent = by_index(
         select(
             Context.id, case((is_fork(), Context.parent_id)).label("parent_id"), Context.fork_version.label("version")
