@@ -19,7 +19,6 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.orm import aliased
 
 from contextkit.models import Context, Message
 from contextkit.queries.columns import Condition, filter_contexts, live
@@ -65,17 +64,19 @@ def select_families(*where: Condition, include_deleted: bool = False) -> Select[
     most_messages is at least the length of the history: the rows of each context in the lineage, up to the version
     that is inherited from it. In a cycle root_id is null.
     """
-    numbered = select(Context.id, func.row_number().over().label("place"))
-    lineage = lineage_of(filter_contexts(numbered, where, include_deleted=include_deleted).cte("asked"))
+    columns = (Context.id, Context.parent_id, Context.fork_version, Context.created_at)
+    numbered = select(*columns, func.row_number().over().label("place"))
+    asked = filter_contexts(numbered, where, include_deleted=include_deleted).cte("asked")
+    lineage = lineage_of(asked)
     stretches = stretches_of(lineage, written_of(lineage))
     reached = select(func.count().label("most_messages")).where(_is_reached(stretches))
     family = _families(stretches, by_index(reached))
-    root = aliased(Context, name="root")
+    root = by_index(select(Context.id, Context.created_at).where(Context.id == family.c.root_id))
     return (
-        select(Context.id.label("context_id"), family.c.root_id, family.c.most_messages)
-        .join(family, family.c.context_id == Context.id)
-        .outerjoin(root, root.id == family.c.root_id)
-        .order_by(root.created_at, root.id, Context.created_at, Context.id)
+        select(asked.c.id.label("context_id"), family.c.root_id, family.c.most_messages)
+        .join(family, family.c.place == asked.c.place, full=True)
+        .outerjoin(root, true())
+        .order_by(root.c.created_at, root.c.id, asked.c.created_at, asked.c.id)
     )
 
 
@@ -103,7 +104,7 @@ def _listed(where: tuple[Condition, ...], *, include_deleted: bool) -> CTE:
 
 
 def _families(stretches: CTE, own: FromClause) -> Subquery:
-    """Of each lineage: place, context_id, root_id, depth, cyclic, rewritten, and the figures of its stretches together.
+    """Of each lineage: place, root_id, depth, cyclic, rewritten, and the figures of its stretches together.
 
     In a cycle root_id and depth are null.
     """
@@ -112,7 +113,6 @@ def _families(stretches: CTE, own: FromClause) -> Subquery:
     return (
         select(
             stretches.c.place,
-            stretches.c.asked.label("context_id"),
             case((~cyclic, roots[1])).label("root_id"),
             case((~cyclic, func.max(stretches.c.depth))).label("depth"),
             cyclic.label("cyclic"),
@@ -120,7 +120,7 @@ def _families(stretches: CTE, own: FromClause) -> Subquery:
             *map(_together, own.c),
         )
         .join(own, true())
-        .group_by(stretches.c.place, stretches.c.asked)
+        .group_by(stretches.c.place)
         .subquery("family")
     )
 
@@ -139,8 +139,12 @@ def _is_reached(stretches: CTE) -> ColumnElement[bool]:
 
 def _own_figures(stretches: CTE, *, include_deleted: bool) -> FromClause:
     """Figures of the rows of each stretch, which are those of the history where nothing is overlaid."""
-    rows = select(*_figures_of(Message)).where(_is_reached(stretches), ~stretches.c.overlaid, ~stretches.c.cyclic)
-    return by_index(rows.where(*live(Message, include_deleted=include_deleted)))
+    columns = (Message.token_count, Message.role, Message.created_at, Message.deleted_at)
+    reached = select(*columns).where(_is_reached(stretches), ~stretches.c.overlaid, ~stretches.c.cyclic)
+    # Deleted rows go afterwards: with the condition beside the key, the planner reads the whole index of deleted_at.
+    rows = by_index(reached.correlate(stretches))
+    is_live = [] if include_deleted else [rows.c.deleted_at.is_(None)]
+    return select(*_figures_of(rows.c)).where(*is_live).lateral()
 
 
 def _merged_figures(stretches: CTE, *, include_deleted: bool) -> Subquery:

@@ -51,10 +51,11 @@ def by_index(statement: Select[*tuple[Any, ...]]) -> LateralFromClause:
 
 
 def asked_of(contexts: ColumnElement[Any], as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> CTE:
-    """The contexts of an array of ids that exist, each with its `place`."""
+    """Those of an array of ids that exist: id, parent_id, fork_version, and the place in the array."""
     ids = cast(contexts, ARRAY(Uuid(as_uuid=False)))
     given = func.unnest(ids).table_valued("id", with_ordinality="place", name="given").render_derived()
-    statement = select(Context.id, given.c.place).join(given, given.c.id == Context.id)
+    columns = (Context.id, Context.parent_id, Context.fork_version, given.c.place)
+    statement = select(*columns).join(given, given.c.id == Context.id)
     if not include_deleted:
         exists_at: ColumnElement[bool] = Context.deleted_at.is_(None)
         if as_of is not None:
@@ -71,24 +72,22 @@ def is_fork(context: Any = Context) -> ColumnElement[bool]:
 def lineage_of(asked: CTE) -> CTE:
     """One row per asked context and ancestor: asked, place, id, depth, parent_id, fork_version, cyclic.
 
+    Asked are rows of id, parent_id, fork_version and place.
+
     A lineage that runs into a cycle ends with a cyclic row, somewhere in the second turn or later: `mark` is the id at
     the last depth that is a power of two, and is met again (Brent, 1980). The ids passed would make rows as long as
     the lineages.
     """
-    below = (
-        select(
-            asked.c.id.label("asked"),
-            asked.c.place,
-            Context.id,
-            literal(0, Integer).label("depth"),
-            case((is_fork(), Context.parent_id)).label("parent_id"),
-            Context.fork_version,
-            Context.id.label("mark"),
-            false().label("cyclic"),
-        )
-        .join(Context, Context.id == asked.c.id)
-        .cte("lineage", recursive=True)
-    )
+    below = select(
+        asked.c.id.label("asked"),
+        asked.c.place,
+        asked.c.id,
+        literal(0, Integer).label("depth"),
+        case((is_fork(asked.c), asked.c.parent_id)).label("parent_id"),
+        asked.c.fork_version,
+        asked.c.id.label("mark"),
+        false().label("cyclic"),
+    ).cte(recursive=True)
     parent = by_index(
         select(
             Context.id, case((is_fork(), Context.parent_id)).label("parent_id"), Context.fork_version.label("version")
@@ -135,7 +134,7 @@ def written_of(lineage: CTE, as_of: ColumnElement[datetime] | None = None) -> CT
             func.coalesce(func.bool_or(Message.version == 1), false()).label("first"),
         ).where(Message.context_id == forks.c.id, Message.version <= forks.c.fork_version)
     )
-    copying = select(*forks.c, *own.c).join(own, true()).where(own.c.rows > 0).cte("copying")
+    copying = select(*forks.c, *own.c).join(own, true()).where(own.c.rows > 0).cte()
     compared = _compared(copying)
     renumbered = func.coalesce(compared.c.renumbered, false())
     return (
@@ -145,7 +144,7 @@ def written_of(lineage: CTE, as_of: ColumnElement[datetime] | None = None) -> CT
             and_(copying.c.copies == copying.c.fork_version, ~renumbered).label("complete"),
         )
         .join(compared, compared.c.id == copying.c.id, full=True)
-        .cte("written")
+        .cte()
     )
 
 
@@ -176,7 +175,7 @@ def _inherited_rows(copying: CTE) -> CTE:
         select(*columns, literal(1, BigInteger).label("version")).where(copying.c.first),
         select(*columns, copying.c.fork_version.label("version")).where(copying.c.first),
     ).subquery("start")
-    climb = select(*start.c).cte("climb", recursive=True)
+    climb = select(*start.c).cte(recursive=True)
     row = aliased(Message, name="row")
     found = select(row.id).where(row.context_id == climb.c.ancestor, row.version == climb.c.version).correlate(climb)
     above = by_index(
@@ -196,7 +195,7 @@ def _inherited_rows(copying: CTE) -> CTE:
     return (
         select(climb.c.fork, climb.c.fork_version, climb.c.version, inherited.c.role, inherited.c.content)
         .join(inherited, true())
-        .cte("inherited")
+        .cte()
     )
 
 
@@ -228,7 +227,7 @@ def stretches_of(lineage: CTE, written: CTE, at_version: ColumnElement[int] | No
         .subquery("staged")
     )
     bound = func.min(staged.c.passed).over(partition_by=(staged.c.place, staged.c.epoch), order_by=staged.c.depth)
-    return select(*(column for column in staged.c if column.key != "passed"), bound.label("bound")).cte("stretches")
+    return select(*(column for column in staged.c if column.key != "passed"), bound.label("bound")).cte()
 
 
 def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
