@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from pandas.api.extensions import ExtensionArray
 from sqlalchemy import Engine, Executable
 from sqlalchemy.sql.expression import Select, SelectBase, TextClause
 
@@ -303,18 +304,19 @@ def to_frame(columns: list[Column]) -> pd.DataFrame:
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"several columns are named {', '.join(twice)}; give each a name of its own with label()")
-    return pd.DataFrame({column.name: _series(column) for column in columns})
+    return pd.DataFrame({column.name: _array(column) for column in columns})
 
 
-def _series(column: Column) -> "pd.Series[Any]":
-    if isinstance(column.values, list):
-        return pd.Series(column.values, dtype=object)
+def _array(column: Column) -> ExtensionArray:
+    # Not a series: those have an index each, and to align these takes as long as a small read.
     values = column.values
+    if isinstance(values, list):
+        return pd.Series(values, dtype=object).array
     if pa.types.is_fixed_size_list(values.type):
-        return pd.Series(values, dtype=pd.ArrowDtype(values.type))
+        return pd.arrays.ArrowExtensionArray(values)
     certain = column.name in NEVER_NULL | FLAGS and values.null_count == 0
-    series: pd.Series[Any] = values.to_pandas(types_mapper=(NOT_NULL if certain else NULLABLE).get)
-    return series
+    array: ExtensionArray = values.to_pandas(types_mapper=(NOT_NULL if certain else NULLABLE).get).array
+    return array
 
 
 def _noted(frame: pd.DataFrame, function: str, **asked: Any) -> pd.DataFrame:
