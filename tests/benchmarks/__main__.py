@@ -5,6 +5,7 @@
 
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ HEADER = ("case", "contextkit", "beside", "takes", "ratio", "target", "reached")
 def main(asked: list[str]) -> None:
     if unknown := set(asked) - GROUPS.keys():
         raise SystemExit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the folder of gigabytes goes then, too
     with opened_ground() as ground:
         for name in asked or GROUPS:
             sections = _kept() | {name: _measured(name, ground)}
