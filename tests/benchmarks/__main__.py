@@ -1,10 +1,11 @@
 """`make bench`: what contextkit takes beside other ways, as ratios within one run.
 
-`python -m tests.benchmarks loads searches` measures these groups only and writes no results.
+`python -m tests.benchmarks loads searches` measures these groups only; the other sections of the results stay.
 """
 
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -31,35 +32,43 @@ GROUPS = {
     "growth": growth,
 }
 PACKAGES = ("contextkit", "sqlalchemy", "psycopg", "adbc-driver-postgresql", "pandas", "numpy", "pyarrow")
+HEADING = "\n## "
 HEADER = ("case", "contextkit", "beside", "takes", "ratio", "target", "reached")
 
 
 def main(asked: list[str]) -> None:
     if unknown := set(asked) - GROUPS.keys():
         raise SystemExit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the folder of gigabytes goes then, too
     with opened_ground() as ground:
-        lines = [line for name in asked or GROUPS for line in _measured(name, ground)]
-    if not asked:
-        RESULTS.write_text("\n".join([*_head(), *lines, ""]))
+        for name in asked or GROUPS:
+            sections = _kept() | {name: _measured(name, ground)}
+            RESULTS.write_text(_head() + "".join(sections[group] for group in GROUPS if group in sections))
 
 
-def _measured(name: str, ground: Ground) -> list[str]:
-    """The lines of a group, printed as they come."""
+def _kept() -> dict[str, str]:
+    """The sections that are there, if they are of this machine and these versions."""
+    head, *sections = (RESULTS.read_text() if RESULTS.exists() else "").split(HEADING)
+    if head != _head():
+        return {}
+    return {section.partition("\n")[0].lower(): HEADING + section for section in sections}
+
+
+def _measured(name: str, ground: Ground) -> str:
+    """The section of a group, printed as it comes."""
     group, lines = GROUPS[name], list[str]()
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-        lines.append(line)
+    def say(*more: str) -> None:
+        print(*more, sep="\n", flush=True)
+        lines.extend(more)
 
     start = time.perf_counter()
-    for line in ("", f"## {name.capitalize()}", "", *_about(group), ""):
-        say(line)
-    say(_row(HEADER))
-    say("|---" * len(HEADER) + "|")
+    say(HEADING.strip("\n") + name.capitalize(), "", *_about(group), "")
+    say(_row(HEADER), "|---" * len(HEADER) + "|")
     for measure in group.measure(ground):
         say(_row(measure.cells))
-    print(f"({time.perf_counter() - start:.0f} s)", flush=True)
-    return lines
+    say("", f"{pd.Timestamp.now('UTC'):%Y-%m-%d}, in {time.perf_counter() - start:.0f} s", "")
+    return "\n" + "\n".join(lines)
 
 
 def _about(group: ModuleType) -> list[str]:
@@ -71,19 +80,18 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _head() -> list[str]:
+def _head() -> str:
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB"
-    return [
-        "# What contextkit takes",
-        "",
-        f"Written by `make bench`. Each case is called in turn with what it stands beside, {ROUNDS} to {MOST_ROUNDS}",
-        "times after a warm-up; these are medians. Ratios below 1 mean that contextkit is faster. Embedded server over",
-        "its socket, as it is installed; messages of 500 characters, embeddings of 1536 dimensions.",
-        "",
-        f"- {machine}, Python {platform.python_version()}, {pd.Timestamp.now('UTC'):%Y-%m-%d}",
-        f"- {', '.join(f'{name} {version(name)}' for name in PACKAGES)}",
-    ]
+    return f"""# What contextkit takes
+
+Written by `make bench`. Each case is called in turn with what it stands beside, {ROUNDS} to {MOST_ROUNDS} times after
+a warm-up; these are medians. Ratios below 1 mean that contextkit is faster. Embedded server over its socket, as it is
+installed; messages of 500 characters, embeddings of 1536 dimensions.
+
+- {machine}, Python {platform.python_version()}
+- {", ".join(f"{name} {version(name)}" for name in PACKAGES)}
+"""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The embedded server that is measured on, and its databases, each made when it is first asked for."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,3 +80,11 @@ def opened_ground() -> Iterator[Ground]:
         finally:
             ground.close()
             server.leave()
+            _wait_for_end(server.home)
+
+
+def _wait_for_end(home: Path) -> None:
+    """Its watcher stops the server a moment after the last user; files that it writes then would stay."""
+    end = time.monotonic() + 60
+    while (home / "data" / "postmaster.pid").exists() and time.monotonic() < end:
+        time.sleep(0.1)
