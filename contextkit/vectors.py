@@ -78,6 +78,8 @@ class VectorColumn:
             expected = min(self._expected + self._expected // 5, FIRST_BYTES // (4 * length))
             self._matrix = np.empty((max(self._rows, expected), length), np.float32)
         elif len(self._matrix) < self._rows:
+            if not self._matrix.flags.owndata:
+                self._matrix = self._matrix.copy()  # a slice of a matrix of others, which stays as it is
             # In place: a larger matrix beside this one would take as much memory again.
             self._matrix.resize((max(self._rows, len(self._matrix) * 9 // 8), length), refcheck=False)
 
