@@ -15,7 +15,7 @@ def test_what_steers_or_hides_becomes_an_escape(character: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a\n\tb", "Grüße, 你好, שלום", "a\u00a0b", "👩\u200d💻", "שלום\u200cעולם", "\\x1b", "é", "e\u0301"]
+    "text", ["", "a\n\tb", "Grüße, 你好, नमस्ते", "a\u00a0b", "👩\u200d💻", "a\u200cb", "\\x1b", "é", "e\u0301"]
 )
 def test_plain_text_of_any_script_stays(text: str) -> None:
     assert visible(text) == text
