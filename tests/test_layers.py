@@ -44,6 +44,7 @@ ORDER = [
     "preferences",
     "steps",
     "differences",
+    "terminal",
     "demo",
     "cli",
     "__init__",
