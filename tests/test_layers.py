@@ -44,6 +44,9 @@ ORDER = [
     "preferences",
     "steps",
     "differences",
+    "charts",
+    "tree",
+    "plots",
     "terminal",
     "demo",
     "cli",
@@ -60,6 +63,7 @@ HEAVY = [
     "rich.console",
     "sklearn",
     "typer",
+    "vl_convert",
 ]
 
 
