@@ -32,7 +32,6 @@ NAMED_LANES = 120
 DOTTED_STEPS = 80
 """Messages up to which a running total shows each."""
 WAYS = ["root", "reference", "copy", "renumbered"]
-Row = dict[str, Any]
 VEGALITE_VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 LAB_MIME = "application/vnd.vegalite.v5+json"
 LAB_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"

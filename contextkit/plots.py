@@ -31,7 +31,7 @@ def plot_forks(forks: pd.DataFrame) -> "alt.LayerChart":
     The circle's size is the length of the history, its colour how the fork is written; a deleted context is hollow.
     Tooltips show the name and the last message. Versions go on where a renumbered fork begins again at 1. A fork whose
     parent is not in the frame stands alone. Up to 120 contexts have their name beside them, or what was said last;
-    with more, drag to move and scroll to zoom.
+    with more, drag to move and scroll to zoom. Safe with any content, and shown offline: `contextkit.plots` says how.
 
     Args:
         forks: rows of `forks_df`. Whether contexts are deleted and what was said last is shown if the columns
@@ -67,6 +67,8 @@ def plot_tokens(
 ) -> "alt.LayerChart":
     """Running total of tokens, stacked by role, by model, or by any column.
 
+    Safe with any content, and shown offline: `contextkit.plots` says how.
+
     Args:
         messages: from `history_df`, `window_df` or `messages_df`.
         by: the column to stack by; what is rare in it is drawn as one.
@@ -94,13 +96,15 @@ def plot_tokens(
     most = POINTS // max(totals.shape[1], 1)
     notes = [f"{most:,} of {len(totals):,} steps, sampled"] if len(totals) > most else []
     if uncounted := int(once["token_count"].isna().sum()):
-        notes.append(f"{uncounted:,} messages without a token_count count as 0")
+        notes.append(f"without a token_count, counted as 0: {uncounted:,}")
     drawn = _sampled(totals, most).melt(ignore_index=False, value_name="tokens").reset_index()
     return charts.draw_tokens(drawn[[step, by, "tokens"]], budget, notes)
 
 
 def plot_activity(messages: pd.DataFrame, *, by: str = "model") -> "alt.Chart":
     """Bars of how many messages each day has, stacked by model, by role, or by any column.
+
+    Safe with any content, and shown offline: `contextkit.plots` says how.
 
     Args:
         messages: from `messages_df` or `history_df`; messages that several contexts inherit are counted once. Days are
@@ -115,7 +119,7 @@ def plot_activity(messages: pd.DataFrame, *, by: str = "model") -> "alt.Chart":
 
     _check("plot_activity", messages, ["created_at", by])
     once = _once(messages)
-    rows = pd.DataFrame({"day": once["created_at"].dt.floor("D", ambiguous=True), by: charts.categories(once[by])})
+    rows = pd.DataFrame({"day": once["created_at"].dt.tz_localize(None).dt.floor("D"), by: charts.categories(once[by])})
     counts = rows.groupby(["day", by], as_index=False).size().rename(columns={"size": "messages"})
     return charts.draw_activity(counts)
 
@@ -127,7 +131,7 @@ def plot_embeddings(
 
     Without columns of its own the map is that of `with_projection`, of the points that are drawn. Rows that have no
     place on it are left out, and the subtitle says how many. Drag to move and scroll to zoom; tooltips show role and
-    first words.
+    first words. Safe with any content, and shown offline: `contextkit.plots` says how.
 
     Args:
         messages: from `messages_df` or `history_df`: with embeddings, or with the columns `x` and `y`.
@@ -146,7 +150,7 @@ def plot_embeddings(
     placed = messages[messages[["embedding"] if projects else [x, y]].notna().all(axis=1)]
     notes = [f"{POINTS:,} of {len(placed):,} messages, sampled"] if len(placed) > POINTS else []
     if lost := len(messages) - len(placed):
-        notes.append(f"{lost:,} messages without a place are left out")
+        notes.append(f"without a place, left out: {lost:,}")
     drawn = _sampled(placed, POINTS)
     drawn = with_projection(drawn) if projects else drawn
     for name in (x, y):

@@ -30,7 +30,7 @@ def print_json(frame: pd.DataFrame) -> None:
 
 
 def print_contexts(contexts: pd.DataFrame) -> None:
-    """Print a table of contexts, each with the number of its own messages; deleted ones are struck through."""
+    """Print a table of contexts, each with the number of its own messages."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("context_id", no_wrap=True)
     table.add_column("created", no_wrap=True)
@@ -38,8 +38,9 @@ def print_contexts(contexts: pd.DataFrame) -> None:
     table.add_column("name", overflow="fold")
     rows: Iterable[Any] = contexts.itertuples()
     for row in rows:
-        cells = [row.context_id, f"{row.created_at:%Y-%m-%d}", f"{row.message_count:,}", _name(row.name)]
-        table.add_row(*map(Text, cells), style="" if pd.isna(row.deleted_at) else "dim strike")
+        name = _name(row.name) if pd.isna(row.deleted_at) else f"{_name(row.name)} (deleted)"
+        cells = [row.context_id, f"{row.created_at:%Y-%m-%d}", f"{row.message_count:,}", name]
+        table.add_row(*map(Text, cells), style="" if pd.isna(row.deleted_at) else "dim")
     _console().print(table)
 
 
@@ -66,7 +67,9 @@ def print_history(context: "pd.Series[Any]", history: pd.DataFrame) -> None:
 
 
 def _name(name: Any) -> str:
-    return "" if pd.isna(name) else visible_line(name[:NAME_LENGTH])
+    if pd.isna(name):
+        return ""
+    return visible_line(name if len(name) <= NAME_LENGTH else f"{name[:NAME_LENGTH]} …")
 
 
 def _about(context: "pd.Series[Any]", history: pd.DataFrame) -> str:

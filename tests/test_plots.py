@@ -188,7 +188,7 @@ def test_past_the_limit_a_sample_is_drawn_always_the_same_and_said(chart: str, m
 
 
 @pytest.mark.parametrize("chart", CHARTS)
-def test_fifty_thousand_rows_are_drawn_without_a_limit_of_altair(chart: str) -> None:
+def test_more_rows_are_drawn_than_altair_takes_of_a_frame(chart: str) -> None:
     made = CHARTS[chart](*frames(6_000))
     assert len(rows_of(made)) == {"forks": 6_000, "tokens": 12_000, "embeddings": 6_000}.get(chart, len(rows_of(made)))
     assert subtitle(made) == []
@@ -325,7 +325,7 @@ def test_tokens_of_a_history_go_by_position_and_of_several_contexts_by_time_each
     histories = history_df(engine, [root, fork])
     chart = plot_tokens(histories[histories["context_id"] == fork])
     assert [(row["position"], row["tokens"]) for row in rows_of(chart)] == [(1, 3), (2, 3), (3, 7)]
-    assert subtitle(chart) == ["1 messages without a token_count count as 0"]
+    assert subtitle(chart) == ["without a token_count, counted as 0: 1"]
     with pytest.raises(ValueError, match="several contexts"):
         plot_tokens(histories)
     with pytest.raises(ValueError, match="version or time"):
@@ -355,6 +355,12 @@ def test_messages_are_counted_per_day_and_model_in_the_frames_time_zone() -> Non
     assert {row["day"] for row in rows_of(plot_activity(messages))} == {"2026-01-02T00:00:00.000Z"}
 
 
+def test_a_day_without_midnight_is_one_still() -> None:
+    messages = pd.DataFrame({"created_at": [pd.Timestamp("2018-11-04T05:00Z")], "model": ["m"]})
+    messages["created_at"] = messages["created_at"].dt.tz_convert("America/Sao_Paulo")
+    assert [row["day"] for row in rows_of(plot_activity(messages))] == ["2018-11-04T00:00:00.000Z"]
+
+
 def test_rare_values_are_one_category_and_every_category_has_a_colour() -> None:
     messages = frames(40)[0].assign(model=[f"m{min(n, 20)}" if n else None for n in range(40)])
     chart = plot_activity(messages).to_dict()
@@ -377,7 +383,7 @@ def test_the_sample_is_a_map_where_topics_lie_apart(engine: Engine) -> None:
     assert np.allclose([row["projection_x"] for row in rows], placed["projection_x"])
     assert list(rows[0]) == ["projection_x", "projection_y", "role", "content"]
     assert max(len(row["content"]) for row in rows) <= 92
-    assert subtitle(chart) == [f"{len(messages) - len(placed)} messages without a place are left out"]
+    assert subtitle(chart) == [f"without a place, left out: {len(messages) - len(placed)}"]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +401,8 @@ def test_any_column_gives_the_colour_and_any_two_the_places(column: str, values:
     chart = plot_embeddings(messages, x="umap_1", y="umap_2", color=column)
     assert chart.to_dict()["encoding"]["color"]["type"] == type_
     assert [(row["umap_1"], row["umap_2"]) for row in rows_of(chart)] == [(1, 2), (2, 3), (3, 4)]
-    drawn(chart)
+    picture = vl_convert.vegalite_to_svg(chart.to_dict(), vl_version="5.8")
+    assert len(set(re.findall(r'roledescription="circle"[^>]* fill="([^"]+)"', picture))) > 1
 
 
 def test_a_map_needs_embeddings_or_numbers() -> None:

@@ -114,6 +114,13 @@ def test_few_or_equal_embeddings_have_places_too(rows: list[list[float] | None])
     assert np.allclose(frame["projection_y"].fillna(0), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("axis", range(4))
+def test_of_the_two_directions_of_an_axis_the_same_is_always_taken(axis: int) -> None:
+    rows = np.zeros((3, 4))
+    rows[:, axis] = [1, -4, 3]
+    assert np.allclose(with_projection(embedded(rows.tolist(), 4))["projection_x"], rows[:, axis])
+
+
 def test_a_projection_needs_embeddings() -> None:
     with pytest.raises(ValueError, match="embeddings=True"):
         with_projection(history(("a", "u")))

@@ -74,6 +74,7 @@ def test_contexts_are_a_table_by_creation_with_whole_ids_and_names(at: Engine) -
     assert lines[0].split() == ["context_id", "created", "messages", "name"]
     assert lines[1:] == [f"{ids[0]}  {today}         0  {name}", f"{ids[2]}  {today}         2  third"]
     assert [line[:36] for line in printed("contexts", "--deleted", "--limit", "2").splitlines()[1:]] == ids[1:]
+    assert "(deleted)" in printed("contexts", "--deleted").splitlines()[2]
 
 
 def test_a_history_shows_headings_texts_and_where_it_was_forked(at: Engine) -> None:
