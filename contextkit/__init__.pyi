@@ -3,6 +3,7 @@
 from .connection import connect as connect
 from .derived import tool_calls_df as tool_calls_df
 from .derived import window_df as window_df
+from .differences import diff_df as diff_df
 from .embed import Embedder as Embedder
 from .embed import embed_missing as embed_missing
 from .embedders import hashing_embedder as hashing_embedder
@@ -40,6 +41,10 @@ from .models import Context as Context
 from .models import Message as Message
 from .nearest import nearest as nearest
 from .neighbors import neighbors_df as neighbors_df
+from .plots import plot_activity as plot_activity
+from .plots import plot_embeddings as plot_embeddings
+from .plots import plot_forks as plot_forks
+from .plots import plot_tokens as plot_tokens
 from .preferences import preferences_df as preferences_df
 from .queries import select_contexts as select_contexts
 from .queries import select_forks as select_forks
@@ -51,6 +56,7 @@ from .sample import load_sample as load_sample
 from .search import create_text_index as create_text_index
 from .search import search_df as search_df
 from .steps import to_openai as to_openai
+from .steps import with_projection as with_projection
 from .steps import with_turn as with_turn
 from .store import add_context as add_context
 from .store import append_messages as append_messages

@@ -14,6 +14,7 @@ PACKAGE = Path(contextkit.__file__).parent
 ORDER = [
     "errors",
     "extras",
+    "visible",
     "interrupts",
     "watcher",
     "server",
@@ -47,6 +48,11 @@ ORDER = [
     "formats",
     "preferences",
     "steps",
+    "differences",
+    "charts",
+    "tree",
+    "plots",
+    "terminal",
     "demo",
     "cli",
     "__init__",
@@ -71,6 +77,7 @@ HEAVY = [
     "sklearn",
     "sqlalchemy",
     "typer",
+    "vl_convert",
 ]
 
 

@@ -19,6 +19,7 @@ from contextkit.queries.indexes import select_indexes as select_indexes
 from contextkit.queries.indexes import select_means as select_means
 from contextkit.queries.indexes import select_rivals as select_rivals
 from contextkit.queries.lineage import select_lineage_state as select_lineage_state
+from contextkit.queries.lineage import select_lineages as select_lineages
 from contextkit.queries.lineage import select_renumbered as select_renumbered
 from contextkit.queries.neighbors import OPERATORS as OPERATORS
 from contextkit.queries.neighbors import Distance as Distance

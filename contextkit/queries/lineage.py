@@ -245,6 +245,13 @@ def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
     )
 
 
+def select_lineages(contexts: Sequence[str]) -> Select[Any]:
+    """Each context and what it inherits from, nearest first: context_id, ancestor_id; itself is its first ancestor."""
+    lineage = lineage_of(asked_of(literal(list(contexts), ARRAY(Text)), None, include_deleted=True))
+    columns = (lineage.c.asked.label("context_id"), lineage.c.id.label("ancestor_id"))
+    return select(*columns).order_by(lineage.c.place, lineage.c.depth)
+
+
 def select_renumbered(context_id: str) -> Select[Any]:
     """The id again if that context is a renumbered fork, else no row."""
     lineage = lineage_of(asked_of(literal([context_id], ARRAY(Text)), None, include_deleted=True))
