@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from contextkit.embed import Embedder, Vectors
-from contextkit.errors import ContextkitError, ContextkitWarning, DimensionError, MissingExtraError
+from contextkit.errors import ContextkitError, ContextkitWarning, DimensionError
+from contextkit.extras import needed
 from contextkit.models import EMBEDDING_DIMENSIONS
 
 REQUEST_INPUTS = 2048
@@ -31,7 +31,7 @@ def hashing_embedder() -> Embedder:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    hashing = _needed("sklearn.feature_extraction.text", "embed").HashingVectorizer
+    hashing = needed("sklearn.feature_extraction.text", "embed").HashingVectorizer
     common = {"n_features": EMBEDDING_DIMENSIONS, "dtype": np.float32, "norm": "l2"}
     words = hashing(ngram_range=(1, 2), **common)
     characters = hashing(analyzer="char", alternate_sign=False, **common)
@@ -58,7 +58,7 @@ def sentence_embedder(model: str) -> Embedder:
         DimensionError: the model's vectors are longer than 1536.
         MissingExtraError: sentence-transformers is not installed.
     """
-    loaded = _needed("sentence_transformers", "sentence-transformers").SentenceTransformer(model)
+    loaded = needed("sentence_transformers", "sentence-transformers").SentenceTransformer(model)
 
     def embed(texts: list[str], /) -> ArrayLike:
         return _padded(loaded.encode(texts, show_progress_bar=False, convert_to_numpy=True))
@@ -95,7 +95,7 @@ def openai_embedder(model: str = "text-embedding-3-small", *, base_url: str | No
         ContextkitError: there is no key. The embedder raises it where the API refuses, and ValueError where a
             reply does not hold one vector per text.
     """
-    openai = _needed("openai", "openai")
+    openai = needed("openai", "openai")
     try:
         client = openai.OpenAI(base_url=base_url, max_retries=RETRIES)
     except openai.OpenAIError:
@@ -180,12 +180,3 @@ def _in_order(items: Sequence[Any], texts: int) -> list[list[float]]:
             "check that the server speaks OpenAI's API"
         )
     return [items[place].embedding for place in places]
-
-
-def _needed(module: str, extra: str) -> ModuleType:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise
-    raise MissingExtraError(f"{module.partition('.')[0]} is not installed; pip install 'contextkit[{extra}]'")

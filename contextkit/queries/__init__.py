@@ -1,11 +1,17 @@
 """Every SELECT, as a function that builds a statement and never runs it."""
 
+from contextkit.queries.browse import Order as Order
+from contextkit.queries.browse import order_column as order_column
+from contextkit.queries.browse import select_count as select_count
+from contextkit.queries.browse import select_family as select_family
+from contextkit.queries.browse import select_page as select_page
 from contextkit.queries.columns import Condition as Condition
 from contextkit.queries.embed import lock_free_contexts as lock_free_contexts
 from contextkit.queries.embed import lock_messages as lock_messages
 from contextkit.queries.embed import select_missing as select_missing
 from contextkit.queries.forks import select_families as select_families
 from contextkit.queries.forks import select_forks as select_forks
+from contextkit.queries.history import is_fork as is_fork
 from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template
 from contextkit.queries.history import select_history as select_history
@@ -40,6 +46,7 @@ from contextkit.queries.rows import select_places as select_places
 from contextkit.queries.rows import select_row_counts as select_row_counts
 from contextkit.queries.rows import select_tips as select_tips
 from contextkit.queries.search import SEARCHED_CHARACTERS as SEARCHED_CHARACTERS
+from contextkit.queries.search import matches_words as matches_words
 from contextkit.queries.search import select_languages as select_languages
 from contextkit.queries.search import select_text_index as select_text_index
 from contextkit.queries.search import select_text_matches as select_text_matches

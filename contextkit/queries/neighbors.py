@@ -22,6 +22,7 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.orm import aliased
 
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.queries.columns import Condition, live, message_columns, split_conditions
@@ -97,14 +98,17 @@ def select_neighbors(
 
 
 def select_neighbors_of_many(
-    vectors: Sequence[str],
+    vectors: Sequence[str] | None,
     *where: Condition,
     k: int,
     distance: Distance = "cosine",
     own_ids: Sequence[str | None],
     include_deleted: bool = False,
 ) -> Select[Any]:
-    """The same, zero included, for each of many vectors in their text form; `query` counts them from 0."""
+    """The same, zero included, for each of many vectors in their text form; `query` counts them from 0.
+
+    Without vectors, those of the messages `own_ids` are asked with, and never leave the database.
+    """
     split_conditions(where)
     asked = _asked(vectors, own_ids)
     nearest = (
@@ -131,7 +135,7 @@ def select_neighbors_of_many(
 
 
 def select_neighbors_by_index(
-    vectors: Sequence[str],
+    vectors: Sequence[str] | None,
     *where: Condition,
     k: int,
     scanned: int,
@@ -203,18 +207,19 @@ def set_search(ef_search: int) -> Select[Any]:
     return select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
 
 
-def _asked(vectors: Sequence[str], own_ids: Sequence[str | None]) -> CTE:
+def _asked(vectors: Sequence[str] | None, own_ids: Sequence[str | None]) -> CTE:
+    texts = [None] * len(own_ids) if vectors is None else list(vectors)
     given = (
-        func.unnest(cast(list(vectors), ARRAY(Text)), cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
+        func.unnest(cast(texts, ARRAY(Text)), cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
         .table_valued("text", "own_id", with_ordinality="place", name="given")
         .render_derived()
     )
+    vector: ColumnElement[Any] = cast(given.c.text, VECTOR)
+    if vectors is None:
+        stored = aliased(Message, name="stored")
+        vector = select(stored.embedding).where(stored.id == given.c.own_id).scalar_subquery()
     # Materialized, or every vector would be read from its text again for every message.
-    return (
-        select(cast(given.c.text, VECTOR).label("vector"), given.c.own_id, given.c.place)
-        .cte("asked")
-        .prefix_with("materialized")
-    )
+    return select(vector.label("vector"), given.c.own_id, given.c.place).cte("asked").prefix_with("materialized")
 
 
 def _nearest(

@@ -1,0 +1,80 @@
+"""What is looked at page by page: contexts in any order, and the family of one."""
+
+from typing import Any, Literal, get_args
+
+from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, literal, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.orm import InstrumentedAttribute, aliased
+
+from contextkit.models import Context, IdType
+from contextkit.queries.columns import Condition, filter_contexts
+from contextkit.queries.history import is_fork, lineage_of
+from contextkit.queries.rows import select_contexts
+
+Order = Literal["newest", "last changed", "most messages", "most tokens"]
+
+
+def order_column(order: Order) -> InstrumentedAttribute[Any]:
+    """Give the column that an order goes by."""
+    columns = (Context.created_at, Context.updated_at, Context.message_count, Context.total_tokens)
+    return dict(zip(get_args(Order), columns, strict=True))[order]
+
+
+def select_page(
+    *where: Condition, order: Order, after: tuple[object, str] | None = None, include_deleted: bool = False
+) -> Select[Any]:
+    """Contexts in an order, largest first, ties by id; only those that follow a value of it and an id."""
+    key = order_column(order)
+    statement = select_contexts(*where, include_deleted=include_deleted).order_by(None)
+    if after is not None:
+        value, context_id = after
+        statement = statement.where(tuple_(key, Context.id) < tuple_(literal(value, key.type), literal(context_id, IdType)))
+    return statement.order_by(key.desc(), Context.id.desc())
+
+
+def select_count(*where: Condition, most: int, include_deleted: bool = False) -> Select[Any]:
+    """One number: how many contexts meet the conditions, counted up to `most`."""
+    statement = select(literal(1)).select_from(Context).limit(most)
+    counted = filter_contexts(statement, where, include_deleted=include_deleted).subquery("counted")
+    return select(func.count()).select_from(counted)
+
+
+def select_family(context_id: str) -> Select[Any]:
+    """The contexts of a fork tree, deleted or not, those first that stand nearest to one of them.
+
+    That is its lineage, then what was forked from it, from its parent and so on, then the rest by depth: of any
+    number of rows from the start each has its parent among them, up to where the lineage is cut. `depth` counts
+    from the root.
+    """
+    asked = select(Context.id, literal(1).label("place")).where(Context.id == context_id).cte("asked")
+    lineage = lineage_of(asked)
+    family = _descendants(lineage)
+    own, above = lineage.alias("own"), lineage.alias("above")
+    return (
+        select(
+            Context.id.label("context_id"),
+            Context.name,
+            Context.created_at,
+            Context.message_count,
+            case((is_fork(), Context.parent_id)).label("parent_id"),
+            Context.fork_version,
+            Context.deleted_at,
+            family.c.depth,
+        )
+        .join(family, family.c.id == Context.id)
+        .outerjoin(own, own.c.id == Context.id)
+        .outerjoin(above, above.c.id == family.c.parent_id)
+        .order_by(own.c.depth, above.c.depth, family.c.depth, Context.created_at, Context.id)
+    )
+
+
+def _descendants(lineage: CTE) -> CTE:
+    """id, parent_id and depth of all contexts below the root of a lineage; none where it has a cycle."""
+    cyclic = select(literal(1)).select_from(lineage).where(lineage.c.cyclic).exists()
+    root: Select[Any] = select(
+        lineage.c.id, lineage.c.parent_id, literal(0).label("depth")
+    ).where(lineage.c.parent_id.is_(None), ~cyclic)
+    below = root.cte("family", recursive=True)
+    child = aliased(Context, name="child")
+    children = select(child.id, child.parent_id, below.c.depth + 1).join(below, child.parent_id == below.c.id)
+    return below.union_all(children.where(is_fork(child)))
