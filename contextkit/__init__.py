@@ -2,6 +2,7 @@
 
 from contextkit.connection import connect
 from contextkit.derived import tool_calls_df, window_df
+from contextkit.differences import diff_df
 from contextkit.embed import Embedder, embed_missing
 from contextkit.embedders import hashing_embedder, openai_embedder, sentence_embedder
 from contextkit.errors import (
@@ -77,6 +78,7 @@ __all__ = [
     "create_text_index",
     "delete_context",
     "delete_messages",
+    "diff_df",
     "drop_index",
     "embed_missing",
     "embedding_matrix",

@@ -62,8 +62,7 @@ def tool_calls_df(engine: Engine, contexts: object) -> pd.DataFrame:
 
 def _paired(history: pd.DataFrame) -> tuple[list[int], list[int]]:
     """Places in a history of calls and of their results, in the order of the calls, NOWHERE for what is missing."""
-    is_call = (history["role"] == "assistant") & history[["tool_call_id", "tool_name"]].notna().any(axis=1)
-    tools = history.loc[is_call | (history["role"] == "tool"), ["context_id", "tool_call_id", "role"]]
+    tools = history.loc[is_call(history) | (history["role"] == "tool"), ["context_id", "tool_call_id", "role"]]
     calls: list[int] = []
     results: list[int] = []
     unanswered: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
@@ -79,6 +78,11 @@ def _paired(history: pd.DataFrame) -> tuple[list[int], list[int]]:
             calls.append(NOWHERE)
             results.append(place)
     return calls, results
+
+
+def is_call(history: pd.DataFrame) -> "pd.Series[bool]":
+    """Flags of a history's rows that are tool calls."""
+    return (history["role"] == "assistant") & history[["tool_call_id", "tool_name"]].notna().any(axis=1)
 
 
 def _status(frame: pd.DataFrame) -> "pd.Series[str]":

@@ -42,6 +42,7 @@ ORDER = [
     "formats",
     "preferences",
     "steps",
+    "differences",
     "demo",
     "cli",
     "__init__",

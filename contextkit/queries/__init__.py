@@ -16,6 +16,7 @@ from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template
 from contextkit.queries.history import select_history as select_history
 from contextkit.queries.history import select_lineage_state as select_lineage_state
+from contextkit.queries.history import select_lineages as select_lineages
 from contextkit.queries.history import select_renumbered as select_renumbered
 from contextkit.queries.indexes import TRY_LOCK as TRY_LOCK
 from contextkit.queries.indexes import create_sql as create_sql

@@ -133,6 +133,13 @@ def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
     )
 
 
+def select_lineages(contexts: Sequence[str]) -> Select[Any]:
+    """Each context and what it inherits from, nearest first: context_id, ancestor_id; itself is its first ancestor."""
+    lineage = lineage_of(_asked(literal(list(contexts), ARRAY(Text)), None, include_deleted=True))
+    columns = (lineage.c.asked.label("context_id"), lineage.c.id.label("ancestor_id"))
+    return select(*columns).order_by(lineage.c.place, lineage.c.depth)
+
+
 def _asked(contexts: ColumnElement[Any], as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> CTE:
     ids = cast(contexts, ARRAY(Uuid(as_uuid=False)))
     given = func.unnest(ids).table_valued("id", with_ordinality="place", name="given").render_derived()
