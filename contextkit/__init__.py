@@ -17,6 +17,7 @@ from contextkit.errors import (
     ReadOnlyError,
     SchemaError,
 )
+from contextkit.explore import explore
 from contextkit.formats import export_file, import_file
 from contextkit.frames import (
     contexts_df,
@@ -82,6 +83,7 @@ __all__ = [
     "drop_index",
     "embed_missing",
     "embedding_matrix",
+    "explore",
     "export_file",
     "fork_context",
     "forks_df",

@@ -25,6 +25,7 @@ __all__ = [
     "connect",
     "direct_engine",
     "explain",
+    "given_url",
     "is_pooled",
     "libpq_uri",
     "separate_engine",

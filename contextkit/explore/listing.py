@@ -1,0 +1,64 @@
+"""The contexts that a search finds, a page at a time."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Engine
+
+from contextkit.explore.finding import Search
+from contextkit.explore.pages import MOST_COUNTED, PAGE, Page, count_contexts, read_contexts
+from contextkit.queries import order_column
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One page of contexts, and where it and those before it start."""
+
+    search: Search
+    page: Page
+    total: int
+    starts: tuple[tuple[Any, str] | None, ...] = (None,)
+
+    @property
+    def first(self) -> int:
+        """Number of contexts before this page."""
+        return (len(self.starts) - 1) * PAGE
+
+    @property
+    def code(self) -> str:
+        """The line of Python that gives the same rows."""
+        return self.search.code(self.first, self.first + len(self.page.frame))
+
+    @property
+    def summary(self) -> str:
+        """Which of how many these are."""
+        total = f"{self.total:,}" if self.total <= MOST_COUNTED else f"more than {MOST_COUNTED:,}"
+        if self.page.frame.empty:
+            return "no context"
+        return f"{self.first + 1:,} to {self.first + len(self.page.frame):,} of {total} contexts"
+
+
+def find(engine: Engine, search: Search) -> Listing:
+    """Give the first page of a search."""
+    return Listing(search, read_contexts(engine, search), count_contexts(engine, search))
+
+
+def following(engine: Engine, listing: Listing) -> Listing:
+    """Give the next page."""
+    starts = (*listing.starts, _place(listing.page.frame.iloc[-1], listing.search))
+    return _at(engine, listing, starts)
+
+
+def preceding(engine: Engine, listing: Listing) -> Listing:
+    """Give the page before."""
+    return _at(engine, listing, listing.starts[:-1])
+
+
+def _at(engine: Engine, listing: Listing, starts: tuple[tuple[Any, str] | None, ...]) -> Listing:
+    return replace(listing, page=read_contexts(engine, listing.search, starts[-1]), starts=starts)
+
+
+def _place(context: "pd.Series[Any]", search: Search) -> tuple[Any, str]:
+    value = context[order_column(search.order).key]
+    return (value if isinstance(value, pd.Timestamp) else int(value)), context["context_id"]
