@@ -1,12 +1,13 @@
 """What is looked for: as conditions, and as the line of Python that gives the same frame."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import Text, cast, or_
 
 from contextkit.models import Context, is_storable
-from contextkit.queries import Condition, Order, is_fork, matches_words, order_column
+from contextkit.queries import ORDERS, Condition, Order, is_fork, matches_words
 
 Within = Literal["names and ids", "messages"]
 Kind = Literal["all contexts", "roots", "forks"]
@@ -37,7 +38,7 @@ class Search:
         if self.text and self.within == "messages":
             found.append(matches_words(self.text))
         elif self.text:
-            names = (Context.name, cast(Context.id, Text))
+            names = (Context.name, cast(Context.id, Text)) if self._may_be_id() else (Context.name,)
             found.append(or_(*(name.icontains(self.text, autoescape=True) for name in names)))
         if self.kind != "all contexts":
             found.append(is_fork() if self.kind == "forks" else ~is_fork())
@@ -45,10 +46,13 @@ class Search:
 
     def code(self, first: int, last: int) -> str:
         """Give the line that gives rows `first` to `last` of what is found, counted from 0."""
-        column = order_column(self.order).key
+        column = ORDERS[self.order].key
         arguments = ["engine", *self._sources(), *(["include_deleted=True"] if self.include_deleted else [])]
         ordered = f'.sort_values(["{column}", "context_id"], ascending=False)'
         return f"contexts_df({', '.join(arguments)}){ordered}.iloc[{first}:{last}]"
+
+    def _may_be_id(self) -> bool:
+        return re.fullmatch("[0-9a-fA-F-]+", self.text) is not None
 
     def _sources(self) -> list[str]:
         found = []
@@ -56,7 +60,8 @@ class Search:
             found.append(f'Context.id.in_(search_df(engine, {self.text!r}, k={MOST_MATCHES})["context_id"])')
         elif self.text:
             contains = f"icontains({self.text!r}, autoescape=True)"
-            found.append(f"Context.name.{contains} | cast(Context.id, Text).{contains}")
+            names = ["Context.name", "cast(Context.id, Text)"] if self._may_be_id() else ["Context.name"]
+            found.append(" | ".join(f"{name}.{contains}" for name in names))
         if self.kind != "all contexts":
             found += {
                 "forks": ["Context.parent_id.is_not(None)", "Context.fork_version.is_not(None)"],

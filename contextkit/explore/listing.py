@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from contextkit.explore.finding import Search
 from contextkit.explore.pages import MOST_COUNTED, PAGE, Page, count_contexts, read_contexts
-from contextkit.queries import order_column
+from contextkit.queries import ORDERS
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,5 @@ def _at(engine: Engine, listing: Listing, starts: tuple[tuple[Any, str] | None, 
 
 
 def _place(context: "pd.Series[Any]", search: Search) -> tuple[Any, str]:
-    value = context[order_column(search.order).key]
+    value = context[ORDERS[search.order].key]
     return (value if isinstance(value, pd.Timestamp) else int(value)), context["context_id"]

@@ -13,7 +13,9 @@ from contextkit.errors import SchemaError
 from contextkit.explore.finding import Search
 from contextkit.frames import check_lineages, to_frame
 from contextkit.indexes import indexes_to_search
+from contextkit.models import Context
 from contextkit.queries import (
+    select_contexts,
     select_count,
     select_family,
     select_history,
@@ -50,6 +52,11 @@ def count_contexts(engine: Engine, search: Search) -> int:
     statement = select_count(*search.conditions(), most=MOST_COUNTED + 1, include_deleted=search.include_deleted)
     with translated_errors(), engine.connect() as connection:
         return int(connection.execute(statement).scalar_one())
+
+
+def read_named(engine: Engine, context_ids: tuple[str, ...]) -> pd.DataFrame:
+    """The contexts of a few ids, deleted or not."""
+    return _page(engine, select_contexts(Context.id.in_(context_ids), include_deleted=True)).frame
 
 
 def read_history(engine: Engine, context_id: str, start: int = 0, *, include_deleted: bool = False) -> Page:

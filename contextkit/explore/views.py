@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from contextkit.explore.lines import Line, message_lines, neighbor_lines, tree_lines
-from contextkit.explore.pages import NEIGHBORS, PAGE, read_family, read_history, read_neighbors
+from contextkit.explore.lines import Line, message_lines, named, neighbor_lines, tree_lines
+from contextkit.explore.pages import NEIGHBORS, PAGE, read_family, read_history, read_named, read_neighbors
 from contextkit.show import show, show_diff
 
 
@@ -19,6 +19,12 @@ class View:
     lines: list[Line] = field(default_factory=list)
     chosen: str | None = None
     more: bool = False
+
+
+def names(engine: Engine, context_ids: tuple[str, ...]) -> list[str]:
+    """What contexts are called, by the order asked."""
+    frame = read_named(engine, context_ids)
+    return named(frame.set_index("context_id").reindex(context_ids).reset_index())
 
 
 def transcript(engine: Engine, context_id: str, start: int = 0, *, include_deleted: bool = False) -> View:

@@ -1,7 +1,7 @@
 """Every SELECT, as a function that builds a statement and never runs it."""
 
+from contextkit.queries.browse import ORDERS as ORDERS
 from contextkit.queries.browse import Order as Order
-from contextkit.queries.browse import order_column as order_column
 from contextkit.queries.browse import select_count as select_count
 from contextkit.queries.browse import select_family as select_family
 from contextkit.queries.browse import select_page as select_page
@@ -11,9 +11,9 @@ from contextkit.queries.embed import lock_messages as lock_messages
 from contextkit.queries.embed import select_missing as select_missing
 from contextkit.queries.forks import select_families as select_families
 from contextkit.queries.forks import select_forks as select_forks
-from contextkit.queries.history import is_fork as is_fork
 from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template
+from contextkit.queries.history import is_fork as is_fork
 from contextkit.queries.history import select_history as select_history
 from contextkit.queries.history import select_lineage_state as select_lineage_state
 from contextkit.queries.history import select_lineages as select_lineages

@@ -1,9 +1,8 @@
 """What is looked at page by page: contexts in any order, and the family of one."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, literal, or_, select, tuple_
-from sqlalchemy.dialects.postgresql import array
+from sqlalchemy import CTE, Select, case, func, literal, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from contextkit.models import Context, IdType
@@ -12,23 +11,25 @@ from contextkit.queries.history import is_fork, lineage_of
 from contextkit.queries.rows import select_contexts
 
 Order = Literal["newest", "last changed", "most messages", "most tokens"]
-
-
-def order_column(order: Order) -> InstrumentedAttribute[Any]:
-    """Give the column that an order goes by."""
-    columns = (Context.created_at, Context.updated_at, Context.message_count, Context.total_tokens)
-    return dict(zip(get_args(Order), columns, strict=True))[order]
+ORDERS: dict[Order, InstrumentedAttribute[Any]] = {
+    "newest": Context.created_at,
+    "last changed": Context.updated_at,
+    "most messages": Context.message_count,
+    "most tokens": Context.total_tokens,
+}
 
 
 def select_page(
     *where: Condition, order: Order, after: tuple[object, str] | None = None, include_deleted: bool = False
 ) -> Select[Any]:
     """Contexts in an order, largest first, ties by id; only those that follow a value of it and an id."""
-    key = order_column(order)
+    key = ORDERS[order]
     statement = select_contexts(*where, include_deleted=include_deleted).order_by(None)
     if after is not None:
         value, context_id = after
-        statement = statement.where(tuple_(key, Context.id) < tuple_(literal(value, key.type), literal(context_id, IdType)))
+        statement = statement.where(
+            tuple_(key, Context.id) < tuple_(literal(value, key.type), literal(context_id, IdType))
+        )
     return statement.order_by(key.desc(), Context.id.desc())
 
 
@@ -71,9 +72,9 @@ def select_family(context_id: str) -> Select[Any]:
 def _descendants(lineage: CTE) -> CTE:
     """id, parent_id and depth of all contexts below the root of a lineage; none where it has a cycle."""
     cyclic = select(literal(1)).select_from(lineage).where(lineage.c.cyclic).exists()
-    root: Select[Any] = select(
-        lineage.c.id, lineage.c.parent_id, literal(0).label("depth")
-    ).where(lineage.c.parent_id.is_(None), ~cyclic)
+    root: Select[Any] = select(lineage.c.id, lineage.c.parent_id, literal(0).label("depth")).where(
+        lineage.c.parent_id.is_(None), ~cyclic
+    )
     below = root.cte("family", recursive=True)
     child = aliased(Context, name="child")
     children = select(child.id, child.parent_id, below.c.depth + 1).join(below, child.parent_id == below.c.id)

@@ -56,10 +56,9 @@ class Studio(Voila):  # type: ignore[misc]  # Voilà is untyped
         # By a file that others cannot read, as the browser's command line is seen by all.
         folder = Path(jupyter_runtime_dir())
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix="contextkit-", suffix=".html", dir=folder)
-        self.page = Path(name)
-        with open(handle, "w", encoding="utf-8") as file:
+        with tempfile.NamedTemporaryFile("w", prefix="contextkit-", suffix=".html", dir=folder, delete=False) as file:
             file.write(REDIRECT.format(url))
+        self.page = Path(file.name)
         webbrowser.open(self.page.as_uri())
 
     def stop(self) -> None:
