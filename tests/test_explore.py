@@ -189,7 +189,7 @@ def test_pages_have_every_context_once_in_order_though_many_are_tied(engine: Eng
     frame = contextkit.contexts_df(engine).sort_values([ORDERS[order].key, "context_id"], ascending=False)
     assert seen == frame["context_id"].tolist()
     assert firsts == [0, PAGE, 2 * PAGE]
-    assert listing.summary == f"{2 * PAGE + 1} to {2 * PAGE + 7} of {2 * PAGE + 7} contexts"
+    assert listing.summary == f"contexts {2 * PAGE + 1} to {2 * PAGE + 7}, the last"
 
 
 def test_one_comes_back_to_the_page_before_though_newer_contexts_were_added(engine: Engine) -> None:
@@ -204,13 +204,19 @@ def test_a_page_that_ends_the_listing_has_nothing_after_it(engine: Engine) -> No
     assert not find(engine, Search()).page.more
 
 
-def test_very_many_contexts_are_not_counted_to_the_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contexts_are_counted_unless_they_are_very_many_or_all_messages_would_be_read(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (pages, listings):
-        monkeypatch.setattr(module, "MOST_COUNTED", 5)
-    add_contexts(engine, 5)
-    assert find(engine, Search()).summary == "1 to 5 of 5 contexts"
+        monkeypatch.setattr(module, "MOST_COUNTED", PAGE + 1)
+    contexts = add_contexts(engine, PAGE + 1)
+    assert find(engine, Search()).summary == f"contexts 1 to {PAGE} of {PAGE + 1}"
+    for context_id in contexts:
+        append_messages(engine, context_id, [{"role": "user", "content": "number"}])
+    assert find(engine, Search("number", within="messages")).summary == f"contexts 1 to {PAGE}; more follow"
     add_contexts(engine, 1)
-    assert find(engine, Search()).summary == "1 to 6 of more than 5 contexts"
+    assert find(engine, Search()).summary == f"contexts 1 to {PAGE} of more than {PAGE + 1}"
+    assert find(engine, Search("nothing")).summary == "no context"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ class Listing:
 
     search: Search
     page: Page
-    total: int
+    total: int | None
     starts: tuple[tuple[Any, str] | None, ...] = (None,)
 
     @property
@@ -33,15 +33,23 @@ class Listing:
     @property
     def summary(self) -> str:
         """Which of how many these are."""
-        total = f"{self.total:,}" if self.total <= MOST_COUNTED else f"more than {MOST_COUNTED:,}"
-        if self.page.frame.empty:
+        last = self.first + len(self.page.frame)
+        if not last:
             return "no context"
-        return f"{self.first + 1:,} to {self.first + len(self.page.frame):,} of {total} contexts"
+        span = f"contexts {self.first + 1:,} to {last:,}"
+        if not self.page.more:
+            return f"{span}, the last"
+        if self.total is None:
+            return f"{span}; more follow"
+        return f"{span} of {self.total:,}" if self.total <= MOST_COUNTED else f"{span} of more than {MOST_COUNTED:,}"
 
 
 def find(engine: Engine, search: Search) -> Listing:
     """Give the first page of a search."""
-    return Listing(search, read_contexts(engine, search), count_contexts(engine, search))
+    page = read_contexts(engine, search)
+    # Of what messages say not: counting would read them all again.
+    counted = page.more and not (search.text and search.within == "messages")
+    return Listing(search, page, count_contexts(engine, search) if counted else None)
 
 
 def following(engine: Engine, listing: Listing) -> Listing:
