@@ -4,7 +4,6 @@ import inspect
 import io
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
@@ -23,6 +22,7 @@ from contextkit.models import Context, Message
 from contextkit.neighbors import neighbors_df
 from contextkit.sample import load_sample
 from contextkit.server import EmbeddedServer
+from contextkit.visible import visible_line
 
 WIDTH = 100
 NARROW = 16  # a column of at most that many is never cut
@@ -95,14 +95,9 @@ def as_text(frame: pd.DataFrame) -> str:
 
 
 def _shown(value: object) -> str:
-    """Text of a value on one line, with what is no plain character escaped: controls, and changes of direction."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3f}"
-    line = " ".join(str(value).split())
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Cf") else character
-        for character in line
-    )
+    return visible_line(value)
 
 
 def _explained(step: Callable[[Engine], pd.DataFrame]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import contextkit
 PACKAGE = Path(contextkit.__file__).parent
 ORDER = [
     "errors",
+    "visible",
     "interrupts",
     "watcher",
     "server",
