@@ -1,11 +1,12 @@
 """Rows as lines of text: what a list shows of contexts, of a fork tree, of messages and of neighbors."""
 
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 from rich.cells import set_cell_size
+
+from contextkit.visible import visible_line
 
 Line = tuple[str, str]
 """What is shown, and the id that it stands for."""
@@ -70,7 +71,7 @@ def neighbor_lines(neighbors: pd.DataFrame) -> list[Line]:
 
 def named(contexts: pd.DataFrame) -> list[str]:
     """What contexts are called, whole: the name, or the id."""
-    return ["".join(_plain(_named(row, mark_fork=False))) for row in _rows(contexts)]
+    return [visible_line(_named(row, mark_fork=False)) for row in _rows(contexts)]
 
 
 def _named(row: Any, *, mark_fork: bool = True) -> str:
@@ -84,13 +85,6 @@ def _rows(frame: pd.DataFrame) -> Iterator[Any]:
 
 
 def _cell(text: str, width: int) -> str:
-    line = "".join(_plain(" ".join(text[:SHOWN_CHARACTERS].split())))
+    line = visible_line(text[:SHOWN_CHARACTERS])
     whole = set_cell_size(line, width)
     return whole if whole.rstrip() == line.rstrip() else f"{set_cell_size(line, width - 1)}…"
-
-
-def _plain(line: str) -> Iterator[str]:
-    """What is no plain character, escaped: controls and changes of direction."""
-    for character in line:
-        hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs")
-        yield character.encode("unicode_escape").decode() if hidden else character

@@ -33,7 +33,7 @@ def transcript(engine: Engine, context_id: str, start: int = 0, *, include_delet
     return View(
         _history_code(context_id, start, len(page.frame), more=page.more, include_deleted=include_deleted),
         _span("message", start, len(page.frame), more=page.more),
-        html=show(page.frame)._repr_html_(),
+        html=show(page.frame).html,
         more=page.more,
     )
 
@@ -74,7 +74,7 @@ def neighbors(engine: Engine, message_id: str) -> View:
 
 def difference(engine: Engine, left: str, right: str) -> View:
     """Where two histories part, side by side."""
-    return View(f'diff_df(engine, "{left}", "{right}")', "", html=show_diff(engine, left, right)._repr_html_())
+    return View(f'diff_df(engine, "{left}", "{right}")', "", html=show_diff(engine, left, right).html)
 
 
 def _history_code(context_id: str, start: int, rows: int, *, more: bool, include_deleted: bool) -> str:
