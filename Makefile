@@ -6,6 +6,8 @@
 PYTHON =
 BIN = .venv/bin
 INSTALLED = .venv/installed
+AXE = tests/browser/.axe/axe.min.js
+AXE_VERSION = 4.14.1
 
 help:
 	@echo 'make demo    show contexts, forks and neighbors in the terminal'
@@ -13,6 +15,7 @@ help:
 	@echo 'make test    lint, types, tests, doctests, notebooks'
 	@echo 'make lint    style and types only'
 	@echo 'make format  rewrite the code in the common style'
+	@echo 'make axe     fetch axe-core from npm, which checks accessibility in the tests'
 	@echo 'make bench   measure against other ways'
 	@echo 'make bench-neighbors   the same of searches by an index, for a quarter of an hour'
 	@echo 'make soak    the tests on random data, for long'
@@ -41,6 +44,14 @@ test: lint
 	@home=$$(mktemp -d) && chmod 711 "$$home" && trap 'sleep 1; rm -rf "$$home"' EXIT && \
 	CONTEXTKIT_HOME=$$home DATABASE_URL= $(BIN)/pytest -q --nbmake notebooks
 
+# For the tests in a browser, which do without where it is missing.
+axe: $(AXE)
+
+$(AXE):
+	@mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION) >/dev/null && \
+	tar -xzf axe-core-$(AXE_VERSION).tgz --strip-components=1 package/axe.min.js && rm axe-core-$(AXE_VERSION).tgz
+
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks
 
@@ -63,4 +74,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $(INSTALLED)
 
-.PHONY: help demo lab lint format test bench bench-neighbors soak
+.PHONY: help demo lab lint format test axe bench bench-neighbors soak

@@ -2,11 +2,13 @@
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from tests.conftest import fresh_engine
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright  # noqa: E402 # skipped without
 
+ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--disable-background-networking",
@@ -135,6 +138,14 @@ class Studio:
     runtime: Path
 
 
+@dataclass(frozen=True)
+class Lab:
+    """JupyterLab, running: its folder, and the address of a notebook in it."""
+
+    folder: Path
+    address: str
+
+
 @pytest.fixture(scope="session")
 def studio(database: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """The studio on a database with the sample, until it is ended or the run is."""
@@ -157,3 +168,31 @@ def studio(database: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """JupyterLab without a user's settings, over a folder of its own."""
+    home = tmp_path_factory.mktemp("lab")
+    folder = home / "notebooks"
+    folder.mkdir()
+    token = secrets.token_hex()
+    settings = {"CONFIG": "config", "DATA": "data", "RUNTIME": "runtime"}
+    environment = os.environ | {f"JUPYTER_{name}_DIR": str(home / part) for name, part in settings.items()}
+    environment |= {"JUPYTER_TOKEN": token, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={folder}"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "is running at" in line:
+                break
+        drain = threading.Thread(target=process.stderr.read, daemon=True)
+        drain.start()
+        yield Lab(folder, f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)

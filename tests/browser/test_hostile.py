@@ -1,0 +1,123 @@
+"""Content that attacks its reader, shown in every place where people look at it, in a real browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+from nbconvert import HTMLExporter
+from playwright.sync_api import Browser
+from sqlalchemy import Engine
+
+from contextkit import add_context, append_messages, fork_context
+from contextkit.show import show
+from tests.browser.conftest import SIZE, Lab, Watched, watch
+from tests.hostile import CASES, STORABLE
+
+BAND = 60
+FRAMED = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>x</title><style>
+body {{ margin: 0; background: #345; padding: {0}px }} main {{ background: #fff; color: #000; min-height: 300px }}
+</style></head><body><main>{1}</main></body></html>"""
+UNFOLD = "document.querySelectorAll('details').forEach(folded => folded.open = true)"
+CELL = """
+from IPython.display import display
+import pandas as pd
+from contextkit import Context, connect, contexts_df, explore, forks_df, history_df, messages_df, neighbors_df
+from contextkit.show import show, show_diff
+engine = connect({url!r})
+ids = {ids!r}
+display(show(history_df(engine, ids)), show_diff(engine, *ids))
+widget = explore(engine)
+display(widget)
+print("finished")
+"""
+
+
+def messages(*contents: str) -> pd.DataFrame:
+    return pd.DataFrame({"role": "assistant", "content": contents})
+
+
+def bands(page: Any) -> list[bytes]:
+    """Pictures of what lies above and below the box: the same for all contents that stay within it."""
+    height = page.locator("body").bounding_box()["height"]
+    clips = [{"x": 0, "y": y, "width": SIZE["width"], "height": BAND - 1} for y in (0, height - BAND + 1)]
+    return [page.screenshot(full_page=True, clip=clip) for clip in clips]
+
+
+@pytest.fixture(scope="module")
+def plain(browser: Browser) -> Iterator[Watched]:
+    context = browser.new_context(viewport=SIZE)
+    yield watch(context)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def clean(plain: Watched) -> list[bytes]:
+    plain.page.set_content(FRAMED.format(BAND, ""))
+    return bands(plain.page)
+
+
+@pytest.fixture(scope="module")
+def hostile_ids(database: Engine) -> list[str]:
+    """A context of hostile messages and a fork of it that says the same after another word."""
+    texts = list(STORABLE.values())
+    rows = [
+        {"role": "assistant", "content": text, "model": text[:200], "tool_name": text[:200], "tool_call_id": text[:200]}
+        for text in texts
+    ]
+    context_id = add_context(database, texts[0])
+    append_messages(database, context_id, rows)
+    fork_id = fork_context(database, context_id, 2, texts[5])
+    append_messages(database, fork_id, [{"role": "user", "content": f"{text} other"} for text in texts])
+    return [context_id, fork_id]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_transcript_in_a_plain_page(name: str, plain: Watched, clean: list[bytes]) -> None:
+    plain.page.set_content(FRAMED.format(BAND, show(messages(CASES[name]))._repr_html_()))
+    plain.page.evaluate(UNFOLD)
+    plain.check_harmless("main")
+    assert plain.page.evaluate("document.documentElement.scrollWidth") == SIZE["width"]
+    assert bands(plain.page) == clean
+
+
+def test_a_notebook_as_html(watched: Watched, tmp_path: Path) -> None:
+    pages = {}
+    for name, contents in {"harmless": ["Hello"] * len(CASES), "hostile": list(CASES.values())}.items():
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_code_cell("show(history)", outputs=[_output(text)]) for text in contents]
+        pages[name] = tmp_path / f"{name}.html"
+        pages[name].write_text(HTMLExporter().from_notebook_node(notebook)[0], errors="surrogateescape")
+    watched.page.goto(pages["harmless"].as_uri())
+    own = watched.foreign.copy()  # nbconvert's own page asks for scripts
+    watched.foreign.clear()
+    watched.page.goto(pages["hostile"].as_uri())
+    watched.page.evaluate(UNFOLD)
+    watched.foreign = [url for url in watched.foreign if url not in own]
+    watched.check_harmless(".jp-OutputArea-output")
+
+
+def _output(text: str) -> Any:
+    return nbformat.v4.new_output("display_data", show(messages(text))._repr_mimebundle_())
+
+
+def test_jupyterlab(watched: Watched, lab: Lab, database: Engine, hostile_ids: list[str]) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    cell = nbformat.v4.new_code_cell(CELL.format(url=url, ids=hostile_ids))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), lab.folder / "hostile.ipynb")
+    page = watched.page
+    page.goto(lab.address.format("hostile.ipynb"))
+    page.locator(".jp-Notebook .cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    try: page.get_by_text("finished", exact=True).wait_for()
+    except Exception: page.screenshot(path="/tmp/lab.png"); raise
+    page.evaluate(UNFOLD)
+    look_at_all(page, hostile_ids)
+    watched.check_harmless(".jp-OutputArea-output")
+
+
+def look_at_all(page: Any, ids: list[str]) -> None:
+    """See both contexts in every view of the widget."""
