@@ -45,6 +45,7 @@ from contextkit.queries import (
 from contextkit.recall import recall_df
 from contextkit.sample import load_sample
 from contextkit.search import create_text_index, search_df
+from contextkit.show import show
 from contextkit.steps import to_openai, with_turn
 from contextkit.store import (
     add_context,
@@ -113,6 +114,7 @@ __all__ = [
     "select_messages",
     "select_neighbors",
     "sentence_embedder",
+    "show",
     "to_openai",
     "tool_calls_df",
     "upgrade",
