@@ -13,6 +13,7 @@ import contextkit
 PACKAGE = Path(contextkit.__file__).parent
 ORDER = [
     "errors",
+    "extras",
     "visible",
     "interrupts",
     "watcher",
@@ -46,6 +47,8 @@ ORDER = [
     "differences",
     "demo",
     "show",
+    "explore",
+    "studio",
     "cli",
     "__init__",
     "__main__",
@@ -53,6 +56,7 @@ ORDER = [
 HEAVY = [
     "altair",
     "filelock",
+    "ipywidgets",
     "jupyterlab",
     "markdown_it",
     "openai",
@@ -61,6 +65,7 @@ HEAVY = [
     "rich.console",
     "sklearn",
     "typer",
+    "voila",
 ]
 
 

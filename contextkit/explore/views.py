@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
+from contextkit.differences import diff_df
 from contextkit.explore.lines import Line, message_lines, named, neighbor_lines, tree_lines
 from contextkit.explore.pages import NEIGHBORS, PAGE, read_family, read_history, read_named, read_neighbors
-from contextkit.show import show, show_diff
+from contextkit.show import show
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def neighbors(engine: Engine, message_id: str) -> View:
 
 def difference(engine: Engine, left: str, right: str) -> View:
     """Where two histories part, side by side."""
-    return View(f'diff_df(engine, "{left}", "{right}")', "", html=show_diff(engine, left, right).html)
+    return View(f'diff_df(engine, "{left}", "{right}")', "", html=show(diff_df(engine, left, right)).html)
 
 
 def _history_code(context_id: str, start: int, rows: int, *, more: bool, include_deleted: bool) -> str:

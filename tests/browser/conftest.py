@@ -20,8 +20,8 @@ import pytest
 from sqlalchemy import Engine
 
 from contextkit import load_sample
-from tests.hostile import MARK
 from tests.conftest import fresh_engine
+from tests.hostile import MARK
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright  # noqa: E402 # skipped without
