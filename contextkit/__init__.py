@@ -45,7 +45,7 @@ from contextkit.queries import (
 from contextkit.recall import recall_df
 from contextkit.sample import load_sample
 from contextkit.search import create_text_index, search_df
-from contextkit.show import show
+from contextkit.show import show, show_diff
 from contextkit.steps import to_openai, with_turn
 from contextkit.store import (
     add_context,
@@ -115,6 +115,7 @@ __all__ = [
     "select_neighbors",
     "sentence_embedder",
     "show",
+    "show_diff",
     "to_openai",
     "tool_calls_df",
     "upgrade",

@@ -49,7 +49,7 @@ COLUMNS = [field.name for field in fields(Entry) if field.name not in ("place", 
 
 
 def checked(history: object) -> pd.DataFrame:
-    """The columns that entries have, of a frame of messages, with a RangeIndex.
+    """The columns that entries have, of a frame of messages; the index counts its rows.
 
     Raises:
         TypeError: it is no frame.
@@ -74,7 +74,7 @@ def entries_of(rows: pd.DataFrame) -> list[Entry]:
     """Entries of checked rows, in their order, without the results that stand with their calls."""
     values = rows.astype(object).where(rows.notna(), None)
     entries = [Entry(int(place), *row) for place, *row in values.itertuples(name=None)]
-    answers = dict(_answers(rows, entries))
+    answers = dict(_answers(rows, {entry.place: entry for entry in entries}))
     folded = {result.place for result in answers.values()}
     return [
         replace(entry, is_call=called, result=answers.get(entry.place))
@@ -83,7 +83,7 @@ def entries_of(rows: pd.DataFrame) -> list[Entry]:
     ]
 
 
-def _answers(rows: pd.DataFrame, entries: list[Entry]) -> Iterator[tuple[int, Entry]]:
+def _answers(rows: pd.DataFrame, entries: dict[int, Entry]) -> Iterator[tuple[int, Entry]]:
     """Give the place of each call and its result, where one context stores both."""
     for call, result in zip(*paired(rows), strict=True):
         is_pair = NOWHERE not in (call, result)
