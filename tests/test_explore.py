@@ -407,6 +407,32 @@ def test_a_message_without_an_embedding_has_no_neighbors_and_says_so(sample: Eng
     assert view.note.startswith("none: the message has no embedding")
 
 
+# Two contexts
+
+
+def test_where_two_histories_part_is_where_diff_df_says(sample: Engine) -> None:
+    contexts = contextkit.contexts_df(sample)
+    forks = contexts[contexts["parent_id"].isin(contexts["context_id"])]
+    unrelated = zip(contexts["context_id"][:3], contexts["context_id"][-3:], strict=True)
+    for left, right in [*zip(forks["parent_id"], forks["context_id"], strict=True), *unrelated]:
+        frame, parting = contextkit.diff_df(sample, left, right), pages.read_parting(sample, left, right)
+        counted = {side: frame.attrs[side]["messages"] for side in ("left", "right", "shared")}
+        assert parting.shared == counted["shared"]
+        assert parting.left == counted["left"] + counted["shared"]
+        assert parting.right == counted["right"] + counted["shared"]
+
+
+def test_of_long_histories_what_follows_where_they_part_is_shown(engine: Engine) -> None:
+    left = long_history(engine, 3 * PAGE)
+    right = fork_context(engine, left, PAGE)
+    append_messages(engine, right, [{"role": "user", "content": "another question"}])
+    view = views.difference(engine, left, right)
+    assert view.note.startswith("50 messages in common; of what follows 25 of 100 and 1 of 1;")
+    assert "another question" in view.html
+    assert f"number {PAGE}<" in view.html
+    assert f"number {PAGE - 1}<" not in view.html
+
+
 # The widget
 
 

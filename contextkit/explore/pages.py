@@ -1,7 +1,7 @@
 """What the widget reads: never more than a page, and never an embedding."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from sqlalchemy import Engine, Select
@@ -23,6 +23,7 @@ from contextkit.queries import (
     select_neighbors_by_index,
     select_neighbors_of_many,
     select_page,
+    select_parting,
     set_search,
 )
 
@@ -37,6 +38,14 @@ class Page:
 
     frame: pd.DataFrame
     more: bool
+
+
+class Parting(NamedTuple):
+    """How many messages two histories have, and how many both begin with."""
+
+    left: int
+    right: int
+    shared: int
 
 
 def read_contexts(engine: Engine, search: Search, after: tuple[object, str] | None = None) -> Page:
@@ -59,17 +68,25 @@ def read_named(engine: Engine, context_ids: tuple[str, ...]) -> pd.DataFrame:
     return _page(engine, select_contexts(Context.id.in_(context_ids), include_deleted=True)).frame
 
 
-def read_history(engine: Engine, context_id: str, start: int = 0, *, include_deleted: bool = False) -> Page:
-    """The effective history of a context from its message `start` on, counted from 0.
+def read_history(
+    engine: Engine, context_id: str, start: int = 0, *, most: int = PAGE, include_deleted: bool = False
+) -> Page:
+    """The effective history of a context from its message `start` on, counted from 0; no more than `most`.
 
     Raises:
         NotFoundError: the context is not there, or is deleted.
         LineageError: its parents form a cycle.
     """
-    page = _page(engine, select_history([context_id], include_deleted=include_deleted).offset(start))
+    page = _page(engine, select_history([context_id], include_deleted=include_deleted).offset(start), most)
     if page.frame.empty:
         check_lineages(engine, [context_id], None, include_deleted=include_deleted)
     return page
+
+
+def read_parting(engine: Engine, left: str, right: str) -> Parting:
+    """How long two histories are, and how much of them is the same."""
+    with translated_errors(), engine.connect() as connection:
+        return Parting(*connection.execute(select_parting(left, right)).one())
 
 
 def read_family(engine: Engine, context_id: str) -> Page:
@@ -111,6 +128,6 @@ def _index(connection: Any) -> Any:
         return None
 
 
-def _page(engine: Engine, statement: Select[Any]) -> Page:
-    frame = to_frame(fetch(engine, statement.limit(PAGE + 1), bulk=False))
-    return Page(frame[:PAGE], more=len(frame) > PAGE)
+def _page(engine: Engine, statement: Select[Any], most: int = PAGE) -> Page:
+    frame = to_frame(fetch(engine, statement.limit(most + 1), bulk=False))
+    return Page(frame[:most], more=len(frame) > most)

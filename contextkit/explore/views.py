@@ -4,10 +4,19 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from contextkit.differences import diff_df
 from contextkit.explore.lines import Line, message_lines, named, neighbor_lines, tree_lines
-from contextkit.explore.pages import NEIGHBORS, PAGE, read_family, read_history, read_named, read_neighbors
-from contextkit.show import show
+from contextkit.explore.pages import (
+    NEIGHBORS,
+    PAGE,
+    read_family,
+    read_history,
+    read_named,
+    read_neighbors,
+    read_parting,
+)
+from contextkit.show import show, show_diff
+
+SIDES = '<div class="contextkit-sides"><div>{}</div><div>{}</div></div>'
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,16 @@ def neighbors(engine: Engine, message_id: str) -> View:
 
 
 def difference(engine: Engine, left: str, right: str) -> View:
-    """Where two histories part, side by side."""
-    return View(f'diff_df(engine, "{left}", "{right}")', "", html=show(diff_df(engine, left, right)).html)
+    """Where two histories part, side by side; of long ones what follows there."""
+    code, parting = f'diff_df(engine, "{left}", "{right}")', read_parting(engine, left, right)
+    if parting.left + parting.right <= PAGE:
+        return View(code, "", html=show_diff(engine, left, right).html)
+    sides = [read_history(engine, id_, parting.shared, most=PAGE // 2).frame for id_ in (left, right)]
+    own = " and ".join(
+        f"{len(side)} of {whole - parting.shared:,}" for side, whole in zip(sides, parting[:2], strict=True)
+    )
+    note = f"{parting.shared:,} messages in common; of what follows {own}; all are in show_diff(engine, left, right)"
+    return View(code, note, html=SIDES.format(*(show(side).html for side in sides)))
 
 
 def _history_code(context_id: str, start: int, rows: int, *, more: bool, include_deleted: bool) -> str:

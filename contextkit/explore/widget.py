@@ -29,6 +29,8 @@ STYLE = """<style>
 .contextkit-explore pre.contextkit-code { user-select: all; padding: 4px 8px;
   background: var(--jp-layout-color2, #eee) }
 .contextkit-explore h2 { font-size: 15px; margin: 8px 2px; overflow-wrap: anywhere }
+.contextkit-sides { display: flex; flex-wrap: wrap; gap: 16px }
+.contextkit-sides > div { flex: 1 1 320px; min-width: 0 }
 .contextkit-error { color: var(--jp-error-color0, #a00) }
 </style>"""
 ROWS = 16

@@ -2,12 +2,12 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import CTE, Select, case, func, literal, select, tuple_
+from sqlalchemy import CTE, ColumnElement, Select, and_, case, func, join, literal, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from contextkit.models import Context, IdType
 from contextkit.queries.columns import Condition, filter_contexts
-from contextkit.queries.history import is_fork, lineage_of
+from contextkit.queries.history import is_fork, lineage_of, select_history
 from contextkit.queries.rows import select_contexts
 
 Order = Literal["newest", "last changed", "most messages", "most tokens"]
@@ -79,3 +79,26 @@ def _descendants(lineage: CTE) -> CTE:
     child = aliased(Context, name="child")
     children = select(child.id, child.parent_id, below.c.depth + 1).join(below, child.parent_id == below.c.id)
     return below.union_all(children.where(is_fork(child)))
+
+
+def select_parting(left: str, right: str) -> Select[Any]:
+    """One row: how many messages two histories have, and how many both begin with (as `diff_df` compares)."""
+    both = select_history([left, right]).cte("both")
+    ours, theirs = (select(both).where(both.c.context_id == id_).subquery() for id_ in (left, right))
+    said = ("role", "content", "tool_name")
+    equal = [ours.c[name].is_not_distinct_from(theirs.c[name]) for name in said]
+    are_calls = ours.c.tool_call_id.is_(None) == theirs.c.tool_call_id.is_(None)
+    equal.append(or_(ours.c.role != "assistant", are_calls))
+    beside = select(
+        ours.c.position.label("left"),
+        theirs.c.position.label("right"),
+        and_(*equal).label("equal"),
+    )
+    beside = beside.select_from(join(ours, theirs, ours.c.position == theirs.c.position, full=True))
+    rows = beside.subquery("beside")
+    parted = func.min(func.least(rows.c.left, rows.c.right)).filter(~rows.c.equal)
+    counts: tuple[ColumnElement[Any], ...] = (
+        func.count(rows.c.left).label("left"),
+        func.count(rows.c.right).label("right"),
+    )
+    return select(*counts, func.coalesce(parted - 1, func.count()).label("shared"))

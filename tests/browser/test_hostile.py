@@ -112,8 +112,10 @@ def test_jupyterlab(watched: Watched, lab: Lab, database: Engine, hostile_ids: l
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.locator(".jp-Notebook .cm-content").click()
     page.keyboard.press("Shift+Enter")
-    try: page.get_by_text("finished", exact=True).wait_for()
-    finally: page.screenshot(path="/tmp/lab.png")
+    try:
+        page.get_by_text("finished", exact=True).wait_for()
+    finally:
+        page.screenshot(path="/tmp/lab.png")
     page.evaluate(UNFOLD)
     look_at_all(page, hostile_ids)
     watched.check_harmless(".jp-OutputArea-output")
