@@ -2,12 +2,14 @@
 
 import logging
 import secrets
+import signal
 import sys
 import tempfile
 import webbrowser
 from pathlib import Path
 
 from jupyter_core.paths import jupyter_runtime_dir
+from tornado.ioloop import IOLoop
 from traitlets.config import Config
 from voila.app import Voila
 
@@ -50,6 +52,9 @@ class Studio(Voila):  # type: ignore[misc]  # Voilà is untyped
 
     def launch_browser(self) -> None:
         """Print the address, which now is known, and open it."""
+        # An interrupt ends the loop between two of its steps: raised within one, it could leave kernels behind.
+        loop = IOLoop.current()
+        signal.signal(signal.SIGINT, lambda *_: loop.add_callback_from_signal(loop.stop))
         url = f"http://127.0.0.1:{self.port}/?token={self.token}"
         sys.stdout.write(f"contextkit studio is at {url}\nCtrl-C ends it.\n")
         sys.stdout.flush()
@@ -62,7 +67,8 @@ class Studio(Voila):  # type: ignore[misc]  # Voilà is untyped
         webbrowser.open(self.page.as_uri())
 
     def stop(self) -> None:
-        """End the kernels, and remove the file."""
+        """End the kernels, and remove the file; a second interrupt ends at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.page is not None:
             self.page.unlink(missing_ok=True)
         super().stop()

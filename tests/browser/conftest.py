@@ -165,9 +165,8 @@ def studio(database: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         assert said, process.communicate()[1]
         yield Studio(process, said.group(), runtime)
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)  # none where it has ended
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from sqlalchemy import Engine
 
 from contextkit import add_context, append_messages, fork_context, show
-from tests.browser.conftest import SIZE, Lab, Watched, watch
+from tests.browser.conftest import SIZE, Lab, Studio, Watched, watch
 from tests.hostile import CASES, STORABLE
 
 BAND = 60
@@ -22,14 +22,11 @@ body {{ margin: 0; background: #345; padding: {0}px }} main {{ background: #fff;
 UNFOLD = "document.querySelectorAll('details').forEach(folded => folded.open = true)"
 CELL = """
 from IPython.display import display
-import pandas as pd
-from contextkit import Context, connect, contexts_df, explore, forks_df, history_df, messages_df, neighbors_df
-from contextkit.show import show
-engine = connect({url!r})
-ids = {ids!r}
-display(show(history_df(engine, ids)))
-widget = explore(engine)
-display(widget)
+from contextkit import connect, explore, history_df, show
+from contextkit.show import show_diff
+
+engine, ids = connect({url!r}), {ids!r}
+display(show(history_df(engine, ids)), show_diff(engine, *ids), explore(engine))
 print("finished")
 """
 
@@ -116,10 +113,36 @@ def test_jupyterlab(watched: Watched, lab: Lab, database: Engine, hostile_ids: l
         page.get_by_text("finished", exact=True).wait_for()
     finally:
         page.screenshot(path="/tmp/lab.png")
-    page.evaluate(UNFOLD)
-    look_at_all(page, hostile_ids)
+    look_at_all(watched, hostile_ids)
+
+
+def test_the_studio(watched: Watched, studio: Studio, hostile_ids: list[str]) -> None:
+    watched.page.goto(studio.url)
+    look_at_all(watched, hostile_ids)
+
+
+def look_at_all(watched: Watched, ids: list[str]) -> None:
+    """See both contexts in every view of the widget, and check the page after each."""
+    page = watched.page
+    for context_id in ids:
+        page.get_by_label("search", exact=True).fill(context_id)
+        page.get_by_label("search", exact=True).press("Enter")
+        page.get_by_text("contexts 1 to 1, the last").wait_for()
+        page.get_by_label("contexts", exact=True).select_option(index=0)
+        for view, line in {"fork tree": "forks_df(", "neighbors": "neighbors_df(", "transcript": "history_df("}.items():
+            page.get_by_role("button", name=view, exact=True).click()
+            page.locator(".contextkit-code").get_by_text(line).wait_for()
+            check_unfolded(watched)
+        page.get_by_role("button", name="later", exact=True).click()
+        page.get_by_text("messages 51 to").wait_for()
+        check_unfolded(watched)
+    page.get_by_role("button", name="fork tree", exact=True).click()
+    page.get_by_label("fork tree", exact=True).select_option(index=[0, 1])
+    page.get_by_role("button", name="open", exact=True).click()
+    page.get_by_text("messages in common").wait_for()
+    check_unfolded(watched)
+
+
+def check_unfolded(watched: Watched) -> None:
+    watched.page.evaluate(UNFOLD)
     watched.check_harmless(".jp-OutputArea-output")
-
-
-def look_at_all(page: Any, ids: list[str]) -> None:
-    """See both contexts in every view of the widget."""

@@ -38,7 +38,7 @@ def test_it_is_driven_from_a_search_to_a_difference(opened: Watched) -> None:
     tree = page.get_by_label("fork tree")
     assert " ".join(tree.get_by_text("here").inner_text().split()).startswith("└─ import: CSV script, a mail when")
     tree.get_by_text("import: CSV file rejected with an encod").click()
-    page.get_by_role("button", name="open").click()
+    page.get_by_role("button", name="open", exact=True).click()
     page.get_by_role("heading", name="import: CSV file rejected with an encoding error").wait_for()
 
     page.get_by_role("button", name="neighbors").click()
