@@ -40,7 +40,7 @@ def tree_of(rendered: Rendered) -> Element:
 
 
 def items_of(rendered: Rendered) -> list[Element]:
-    return tree_of(rendered).all("li", "ck-message")
+    return tree_of(rendered).all("div", "ck-message")
 
 
 def call(id_: str | None, content: str = "{}", name: str = "weather") -> dict[str, Any]:
@@ -170,8 +170,8 @@ def test_inherited_messages_are_marked_and_so_are_the_places_where_forks_part(sa
     (list_,) = tree_of(rendered).all("ol", "ck-list")
     marks = [
         (place, child.text)
-        for place, child in enumerate(child for child in list_.children if isinstance(child, Element))
-        if child.attributes["class"] == "ck-fork"
+        for place, child in enumerate(list_.below("li"))
+        if "ck-fork" in child.attributes.get("class", "")
     ]
     one, other = history["source_context_id"].unique()[:2]
     own = "fork point: the messages from here on are its own"
