@@ -298,8 +298,9 @@ def test_a_saved_page_stands_alone_and_allows_nothing(tmp_path: Path) -> None:
     rendered.save(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
-    assert "<title>&lt;title&gt;</title>" in page
+    assert "<title>Transcript: &lt;title&gt;</title>" in page
     assert "default-src 'none'" in page
+    assert "<h1><bdi>Transcript: &lt;title&gt;</bdi></h1>" in page
     assert rendered.html in page
 
 

@@ -47,7 +47,7 @@ def show(history: pd.DataFrame) -> Rendered:
     rows = checked(history)
     shown = fitting(rows)
     sections, more = sections_of(rows, shown), left_out(rows, shown)
-    title = sections[0].title if len(sections) == 1 else "Transcripts"
+    title = f"Transcript: {sections[0].title}" if len(sections) == 1 else f"{len(sections)} transcripts"
     return Rendered(title, _html(sections, more), sections_text(sections, more))
 
 
