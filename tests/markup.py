@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-ATTRIBUTES = {"a": {"href", "title", "target", "rel"}, "ol": {"class", "start"}, "th": {"scope", "colspan"}}
+ATTRIBUTES = {"a": {"href", "title", "target", "rel"}, "ol": {"start"}, "th": {"scope", "colspan"}}
 BY_DEFAULT = {"class", "dir"}
 TAGS = frozenset(
     """

@@ -167,7 +167,7 @@ def test_inherited_messages_are_marked_and_so_are_the_places_where_forks_part(sa
     inherited = ["ck-inherited" in item.attributes["class"] for item in items_of(rendered)]
     assert inherited == [True] * 12 + [False] * 3
     assert "inherited" in items_of(rendered)[11].text
-    (list_,) = tree_of(rendered).all("ol", "ck-list")
+    (list_,) = tree_of(rendered).all("ul", "ck-list")
     marks = [
         (place, child.text)
         for place, child in enumerate(list_.below("li"))
@@ -313,7 +313,7 @@ def test_a_fork_of_ones_own_is_shown(engine: Engine) -> None:
 
 
 def items_text(rendered: Rendered) -> str:
-    return tree_of(rendered).all("ol", "ck-list")[0].text
+    return tree_of(rendered).all("ul", "ck-list")[0].text
 
 
 def test_what_is_no_frame_of_messages_is_refused(sample: Engine) -> None:

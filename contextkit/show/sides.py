@@ -17,7 +17,7 @@ from contextkit.show.words import Marks, Words, differing_words
 TITLE = Markup('<h2 class="ck-title jp-toc-ignore">Two histories</h2><p class="ck-about">{}</p>')
 FIGURES = Markup('<table class="ck-figures"><thead>{}</thead><tbody>{}</tbody></table>')
 SHARED = Markup(
-    '<details class="ck-shared"><summary>messages in common</summary>{}<ol class="ck-list">{}</ol></details>'
+    '<details class="ck-shared"><summary>messages in common</summary>{}<ul class="ck-list">{}</ul></details>'
 )
 DIFF = Markup('<table class="ck-diff"><thead>{}</thead>{}</table>')
 SIDES = Markup('<tr>{}<th scope="col">{}</th><th scope="col">{}</th></tr>')

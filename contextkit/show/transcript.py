@@ -9,7 +9,7 @@ from contextkit.show.rendered import Rendered
 from contextkit.show.text import sections_text
 
 CONTEXT = Markup(
-    '<h2 class="ck-title jp-toc-ignore"><bdi>{}</bdi></h2><p class="ck-about">{}</p><ol class="ck-list">{}</ol>'
+    '<h2 class="ck-title jp-toc-ignore"><bdi>{}</bdi></h2><p class="ck-about">{}</p><ul class="ck-list">{}</ul>'
 )
 MORE = Markup('<p class="ck-more">{}</p>')
 
