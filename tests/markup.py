@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-ATTRIBUTES = {"a": {"href", "title", "target", "rel"}, "ol": {"class", "start"}, "th": {"scope", "colspan"}}
+ATTRIBUTES = {"a": {"href", "title", "target", "rel"}, "ol": {"start"}, "th": {"scope", "colspan"}}
 BY_DEFAULT = {"class", "dir"}
 TAGS = frozenset(
     """
@@ -28,11 +28,19 @@ class Element:
     def text(self) -> str:
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
+    @property
+    def elements(self) -> list["Element"]:
+        """Elements that it holds itself."""
+        return [child for child in self.children if isinstance(child, Element)]
+
+    def below(self, tag: str) -> list["Element"]:
+        """Elements of a tag that it holds itself."""
+        return [child for child in self.elements if child.tag == tag]
+
     def all(self, tag: str, class_: str = "") -> list["Element"]:
-        """Elements below it, in order, of a tag and a class if one is given."""
-        inside = [child for child in self.children if isinstance(child, Element)]
+        """Elements at any depth in it, in order, of a tag and a class if one is given."""
         found = []
-        for child in inside:
+        for child in self.elements:
             fits = child.tag == tag and (not class_ or class_ in child.attributes.get("class", "").split())
             found += [child] * fits + child.all(tag, class_)
         return found
@@ -90,5 +98,4 @@ def assert_harmless(html: str) -> Element:
 
 
 def _elements(element: Element) -> list[Element]:
-    inside = [child for child in element.children if isinstance(child, Element)]
-    return [element, *(below for child in inside for below in _elements(child))]
+    return [element, *(below for child in element.elements for below in _elements(child))]

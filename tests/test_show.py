@@ -40,7 +40,7 @@ def tree_of(rendered: Rendered) -> Element:
 
 
 def items_of(rendered: Rendered) -> list[Element]:
-    return tree_of(rendered).all("li", "ck-message")
+    return tree_of(rendered).all("div", "ck-message")
 
 
 def call(id_: str | None, content: str = "{}", name: str = "weather") -> dict[str, Any]:
@@ -167,11 +167,11 @@ def test_inherited_messages_are_marked_and_so_are_the_places_where_forks_part(sa
     inherited = ["ck-inherited" in item.attributes["class"] for item in items_of(rendered)]
     assert inherited == [True] * 12 + [False] * 3
     assert "inherited" in items_of(rendered)[11].text
-    (list_,) = tree_of(rendered).all("ol", "ck-list")
+    (list_,) = tree_of(rendered).all("ul", "ck-list")
     marks = [
         (place, child.text)
-        for place, child in enumerate(child for child in list_.children if isinstance(child, Element))
-        if child.attributes["class"] == "ck-fork"
+        for place, child in enumerate(list_.below("li"))
+        if "ck-fork" in child.attributes.get("class", "")
     ]
     one, other = history["source_context_id"].unique()[:2]
     own = "fork point: the messages from here on are its own"
@@ -298,8 +298,9 @@ def test_a_saved_page_stands_alone_and_allows_nothing(tmp_path: Path) -> None:
     rendered.save(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
-    assert "<title>&lt;title&gt;</title>" in page
+    assert "<title>Transcript: &lt;title&gt;</title>" in page
     assert "default-src 'none'" in page
+    assert "<h1><bdi>Transcript: &lt;title&gt;</bdi></h1>" in page
     assert rendered.html in page
 
 
@@ -312,7 +313,7 @@ def test_a_fork_of_ones_own_is_shown(engine: Engine) -> None:
 
 
 def items_text(rendered: Rendered) -> str:
-    return tree_of(rendered).all("ol", "ck-list")[0].text
+    return tree_of(rendered).all("ul", "ck-list")[0].text
 
 
 def test_what_is_no_frame_of_messages_is_refused(sample: Engine) -> None:

@@ -19,9 +19,9 @@ Pair = tuple[Entry | None, Entry | None]
 
 @dataclass(frozen=True)
 class Difference:
-    """Names, what is said of both, figures of each; what is shared, then pairs by turn; what is left out of both."""
+    """Titles, what is said of both, figures of each; what is shared, then pairs by turn; what is left out of both."""
 
-    names: tuple[str, str]
+    titles: tuple[str, str]
     about: str
     figures: list[tuple[str, str, str]]
     shared: list[Entry]
@@ -32,33 +32,34 @@ class Difference:
 
 def difference_of(engine: Engine, frame: pd.DataFrame) -> Difference:
     """What is shown of a frame of `diff_df`."""
-    asked = frame.attrs["asked"]
-    names = _names(engine, [asked["left"], asked["right"], frame.attrs["ancestor"]])
+    left, right = frame.attrs["asked"]["left"], frame.attrs["asked"]["right"]
+    names = _names(engine, [left, right, frame.attrs["ancestor"] or left])
     rows = checked(frame)
     shared, own = rows[frame["side"] == "both"], rows[frame["side"] != "both"]
     tail, head = fitting(shared[::-1]), fitting(own)
     return Difference(
-        names=(names[asked["left"]], names[asked["right"]]),
+        titles=(names.get(left, f"context {left}"), names.get(right, f"context {right}")),
         about=_about(frame, names),
-        figures=list(_figures(frame)),
+        figures=[("context", left, right), *_figures(frame)],
         shared=entries_of(shared.tail(tail)),
-        before=_more(len(shared) - tail, "before, in the frame of diff_df(engine, left, right)"),
+        before=_more(len(shared) - tail, "before, in diff_df(engine, left, right)"),
         turns=_turns(frame, own.head(head)),
         more=_more(len(own) - head, f"after, in diff_df(engine, left, right).iloc[{len(shared) + head}:]"),
     )
 
 
 def _names(engine: Engine, ids: list[str]) -> dict[str, str]:
-    contexts = contexts_df(engine, Context.id.in_([id_ for id_ in ids if id_]), include_deleted=True)
-    named = zip(contexts["context_id"], contexts["name"], strict=True)
-    return {id_: short(name) if isinstance(name, str) else f"context {id_}" for id_, name in named}
+    """Names of those contexts that have one."""
+    contexts = contexts_df(engine, Context.id.in_(ids), include_deleted=True).dropna(subset="name")
+    return {id_: short(name) for id_, name in zip(contexts["context_id"], contexts["name"], strict=True)}
 
 
 def _about(frame: pd.DataFrame, names: dict[str, str]) -> str:
     ancestor, shared = frame.attrs["ancestor"], frame.attrs["shared"]["messages"]
-    related = f"common ancestor: {names[ancestor]} ({ancestor})" if ancestor else "no common ancestor"
+    named = f"{names[ancestor]}, {ancestor}" if ancestor in names else ancestor
+    related = f"common ancestor: {named}" if ancestor else "no common ancestor"
     if not shared:
-        return f"no common content: they differ from the first message on; {related}"
+        return f"no common content: the first messages differ already; {related}"
     if shared == len(frame):
         return f"no difference: both say the same in {count(shared, 'message')}; {related}"
     parted = f"they part after version {frame.attrs['parted_at']}"

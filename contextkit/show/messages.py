@@ -22,7 +22,8 @@ FOLD = Markup("<details><summary>{summary}</summary>{inside}</details>")
 PREVIEW = Markup('<span class="ck-preview" dir="auto">{}</span>')
 CONTENT = Markup('<div class="ck-content" dir="auto">{}</div>')
 MORE = Markup('<p class="ck-more">… {}, in content.iloc[{}] of the frame</p>')
-CALL = Markup("<strong>tool call</strong> <code>{}</code>{}")
+CALL = Markup("<strong>tool call</strong> <code>{}</code>{} {}")
+NO_RESULT = Markup('<p class="ck-head"><strong>no result here</strong></p>')
 FORK = Markup('<li class="ck-fork">{}</li>')
 
 Body = Callable[[Entry], Markup]
@@ -65,20 +66,20 @@ def _plain(entry: Entry, body: Body) -> Markup:
     if len(entry.content) <= LONG_CHARACTERS and entry.content.count("\n") < LONG_LINES:
         return head + written
     length = FACT.format(count(len(entry.content), "character"))
-    return head + FOLD.format(summary=_preview(entry) + length, inside=written)
+    return head + FOLD.format(summary=PREVIEW.format(_gist(entry)) + length, inside=written)
 
 
 def _tool_call(entry: Entry, body: Body) -> Markup:
     result = entry.result
-    summary = CALL.format(label(entry.tool_name or "no name"), _facts(entry)) + _preview(entry)
-    summary += Markup(" → {}").format(_preview(result) if result else FACT.format("no result here"))
+    gist = f"{_gist(entry)} → {_gist(result) if result else 'no result here'}"
+    summary = CALL.format(label(entry.tool_name or "no name"), _facts(entry), PREVIEW.format(gist))
     call = HEAD.format("arguments", FACT.format(label(entry.tool_call_id or "no id"))) + _written(entry, body)
-    answer = HEAD.format("result", _facts(result)) + _written(result, body) if result else ""
+    answer = HEAD.format("result", _facts(result)) + _written(result, body) if result else NO_RESULT
     return FOLD.format(summary=summary, inside=call + answer)
 
 
-def _preview(entry: Entry) -> Markup:
-    return PREVIEW.format(short(entry.content, PREVIEW_CHARACTERS))
+def _gist(entry: Entry) -> str:
+    return short(entry.content, PREVIEW_CHARACTERS)
 
 
 def _written(entry: Entry, body: Body) -> Markup:

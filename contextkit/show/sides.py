@@ -16,7 +16,9 @@ from contextkit.show.words import Marks, Words, differing_words
 
 TITLE = Markup('<h2 class="ck-title jp-toc-ignore">Two histories</h2><p class="ck-about">{}</p>')
 FIGURES = Markup('<table class="ck-figures"><thead>{}</thead><tbody>{}</tbody></table>')
-SHARED = Markup('<details class="ck-shared"><summary>in common</summary>{}<ol class="ck-list">{}</ol></details>')
+SHARED = Markup(
+    '<details class="ck-shared"><summary>messages in common</summary>{}<ul class="ck-list">{}</ul></details>'
+)
 DIFF = Markup('<table class="ck-diff"><thead>{}</thead>{}</table>')
 SIDES = Markup('<tr>{}<th scope="col">{}</th><th scope="col">{}</th></tr>')
 FIGURE = Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td></tr>')
@@ -47,11 +49,11 @@ def show_diff(engine: Engine, left: str | UUID, right: str | UUID) -> Rendered:
         ValueError: an id is no UUID.
     """
     difference = difference_of(engine, diff_df(engine, left, right))
-    return Rendered(" and ".join(difference.names), _html(difference), _text(difference))
+    return Rendered(" and ".join(difference.titles), _html(difference), _text(difference))
 
 
 def _html(difference: Difference) -> Markup:
-    left, right = (label(name) for name in difference.names)
+    left, right = (label(title) for title in difference.titles)
     figures = [FIGURE.format(*figure) for figure in difference.figures]
     parts = [
         TITLE.format(difference.about),
@@ -92,7 +94,7 @@ def _marking(marks: Marks) -> Body:
 
 
 def _text(difference: Difference) -> str:
-    left, right = difference.names
+    left, right = difference.titles
     figures = [f"{what}: {ours} | {theirs}" for what, ours, theirs in difference.figures]
     parts = ["\n".join([f"< {left}", f"> {right}", difference.about, *figures])]
     for turn, pairs in difference.turns.items():

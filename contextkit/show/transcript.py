@@ -9,7 +9,7 @@ from contextkit.show.rendered import Rendered
 from contextkit.show.text import sections_text
 
 CONTEXT = Markup(
-    '<h2 class="ck-title jp-toc-ignore"><bdi>{}</bdi></h2><p class="ck-about">{}</p><ol class="ck-list">{}</ol>'
+    '<h2 class="ck-title jp-toc-ignore"><bdi>{}</bdi></h2><p class="ck-about">{}</p><ul class="ck-list">{}</ul>'
 )
 MORE = Markup('<p class="ck-more">{}</p>')
 
@@ -47,7 +47,7 @@ def show(history: pd.DataFrame) -> Rendered:
     rows = checked(history)
     shown = fitting(rows)
     sections, more = sections_of(rows, shown), left_out(rows, shown)
-    title = sections[0].title if len(sections) == 1 else "Transcripts"
+    title = f"Transcript: {sections[0].title}" if len(sections) == 1 else f"{len(sections)} transcripts"
     return Rendered(title, _html(sections, more), sections_text(sections, more))
 
 
