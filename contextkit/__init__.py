@@ -34,6 +34,7 @@ from contextkit.migrate import generate, push, schema_status, upgrade
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.nearest import nearest
 from contextkit.neighbors import neighbors_df
+from contextkit.plots import plot_activity, plot_embeddings, plot_forks, plot_tokens
 from contextkit.preferences import preferences_df
 from contextkit.queries import (
     select_contexts,
@@ -46,7 +47,7 @@ from contextkit.recall import recall_df
 from contextkit.sample import load_sample
 from contextkit.search import create_text_index, search_df
 from contextkit.show import show, show_diff
-from contextkit.steps import to_openai, with_turn
+from contextkit.steps import to_openai, with_projection, with_turn
 from contextkit.store import (
     add_context,
     append_messages,
@@ -100,6 +101,10 @@ __all__ = [
     "nearest",
     "neighbors_df",
     "openai_embedder",
+    "plot_activity",
+    "plot_embeddings",
+    "plot_forks",
+    "plot_tokens",
     "preferences_df",
     "push",
     "read_df",
@@ -120,5 +125,6 @@ __all__ = [
     "tool_calls_df",
     "upgrade",
     "window_df",
+    "with_projection",
     "with_turn",
 ]

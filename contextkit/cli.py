@@ -11,10 +11,16 @@ from sqlalchemy import Engine
 from typer.core import TyperGroup
 
 import contextkit.migrate as migrations
+from contextkit import terminal
 from contextkit.connection import connect
 from contextkit.errors import ContextkitError
 from contextkit.formats import export_file, import_file
+from contextkit.frames import contexts_df, history_df
 from contextkit.info import info as describe
+from contextkit.models import Context
+
+DELETED = Annotated[bool, typer.Option("--deleted", help="What is deleted, too.")]
+JSON = Annotated[bool, typer.Option("--json", help="A line of JSON per row, with every column, for scripts.")]
 
 
 class _Group(TyperGroup):
@@ -52,6 +58,33 @@ def demo() -> None:
     from contextkit.demo import main as run
 
     run()
+
+
+@app.command()
+def contexts(
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
+    deleted: DELETED = False,
+    json: JSON = False,
+) -> None:
+    """List contexts by creation, the newest last, each with the number of its own messages."""
+    with _opened() as engine:
+        frame = contexts_df(engine, include_deleted=deleted)
+    newest = frame if limit is None else frame.tail(limit)
+    terminal.print_json(newest) if json else terminal.print_contexts(newest)
+
+
+@app.command()
+def show(
+    context_id: Annotated[str, typer.Argument(help="From `contextkit contexts`.")],
+    at_version: Annotated[int | None, typer.Option(min=0, help="The history up to that version.")] = None,
+    deleted: DELETED = False,
+    json: JSON = False,
+) -> None:
+    """Print the history of a context: the messages that the model saw, inherited ones included."""
+    with _opened() as engine:
+        history = history_df(engine, context_id, at_version=at_version, include_deleted=deleted)
+        context = contexts_df(engine, Context.id == context_id, include_deleted=deleted).iloc[0]
+    terminal.print_json(history) if json else terminal.print_history(context, history)
 
 
 @app.command("import")

@@ -45,6 +45,10 @@ ORDER = [
     "preferences",
     "steps",
     "differences",
+    "charts",
+    "tree",
+    "plots",
+    "terminal",
     "demo",
     "show",
     "explore",
@@ -65,6 +69,7 @@ HEAVY = [
     "rich.console",
     "sklearn",
     "typer",
+    "vl_convert",
     "voila",
 ]
 

@@ -1,10 +1,22 @@
 """Steps from frame to frame."""
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sqlalchemy import Engine
 
-from contextkit import add_context, append_messages, fork_context, history_df, messages_df, with_turn
+from contextkit import (
+    add_context,
+    append_messages,
+    embedding_matrix,
+    fork_context,
+    history_df,
+    load_sample,
+    messages_df,
+    with_projection,
+    with_turn,
+)
 
 
 def history(*contexts: tuple[str, str]) -> pd.DataFrame:
@@ -63,3 +75,52 @@ def test_an_empty_history_has_the_columns_and_dtypes_of_a_full_one(engine: Engin
     append_messages(engine, full, [{"role": "user", "content": "x"}])
     nothing, something = with_turn(history_df(engine, empty)), with_turn(history_df(engine, full))
     pd.testing.assert_series_equal(nothing.dtypes, something.dtypes)
+
+
+def embedded(rows: list[list[float] | None], length: int) -> pd.DataFrame:
+    """Frame with a column of embeddings."""
+    values = pa.array(rows, pa.list_(pa.float32(), length))
+    return pd.DataFrame({"embedding": pd.Series(values, dtype=pd.ArrowDtype(values.type))})
+
+
+def test_a_projection_is_that_of_principal_components(engine: Engine) -> None:
+    load_sample(engine)
+    frame = with_projection(messages_df(engine, embeddings=True))
+    matrix = embedding_matrix(frame)
+    known = ~np.isnan(matrix).any(axis=1)
+    centered = matrix[known] - matrix[known].mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centered, full_matrices=False)
+    for place, name in enumerate(["projection_x", "projection_y"]):
+        wanted = left[:, place] * sizes[place]
+        found = frame.loc[known, name].to_numpy()
+        assert np.allclose(np.abs(found), np.abs(wanted), atol=1e-3)
+        assert abs(found @ wanted) > 0.999 * wanted @ wanted
+        assert frame.loc[~known, name].isna().all()
+
+
+def test_the_same_rows_give_the_same_projection_in_any_order_with_or_without_null_ones() -> None:
+    rows = np.random.default_rng(1).standard_normal((50, 30)) * np.linspace(9, 1, 30)
+    once = with_projection(embedded(rows.tolist(), 30))
+    again = with_projection(embedded([None, *rows[::-1].tolist()], 30))
+    for name in ("projection_x", "projection_y"):
+        assert np.allclose(once[name], again[name][:0:-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [[], [None, None], [[1, 2, 3]], [[1, 2, 3]] * 4, [[1, 2, 3], None, [3, 2, 1]]])
+def test_few_or_equal_embeddings_have_places_too(rows: list[list[float] | None]) -> None:
+    frame = with_projection(embedded(rows, 3))
+    assert frame["projection_x"].dtype == frame["projection_y"].dtype == "float64"
+    assert frame["projection_x"].isna().tolist() == [row is None for row in rows]
+    assert np.allclose(frame["projection_y"].fillna(0), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_of_the_two_directions_of_an_axis_the_same_is_always_taken(axis: int) -> None:
+    rows = np.zeros((3, 4))
+    rows[:, axis] = [1, -4, 3]
+    assert np.allclose(with_projection(embedded(rows.tolist(), 4))["projection_x"], rows[:, axis])
+
+
+def test_a_projection_needs_embeddings() -> None:
+    with pytest.raises(ValueError, match="embeddings=True"):
+        with_projection(history(("a", "u")))
