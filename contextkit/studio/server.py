@@ -33,7 +33,7 @@ def run(port: int | None) -> None:
         config=Config(VoilaConfiguration=settings),
         config_file_paths=[],  # a user's settings for Voilà may open it to others
         ip="127.0.0.1",
-        log_level=logging.WARNING,
+        log_level=logging.ERROR,
         notebook_path=str(folder / "studio.ipynb"),
         port=DEFAULT_PORT if port is None else port,
         port_retries=PORTS_TRIED if port is None else 0,
