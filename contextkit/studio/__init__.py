@@ -19,7 +19,7 @@ def serve(port: int | None = None) -> None:
         DatabaseUnavailableError: nothing answers.
         MissingExtraError: Voilà is not installed.
     """
-    needed("voila.app", "studio")
+    needed("voila", "studio")
     from contextkit.studio.server import run
 
     url = given_url(None)

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from sqlalchemy import Engine
 
 from contextkit import add_context, append_messages, fork_context, show
-from tests.browser.conftest import SIZE, Lab, Studio, Watched, watch
+from tests.browser.conftest import PATIENCE, SIZE, Lab, Studio, Watched, watch
 from tests.hostile import CASES, STORABLE
 
 BAND = 60
@@ -22,11 +22,14 @@ body {{ margin: 0; background: #345; padding: {0}px }} main {{ background: #fff;
 UNFOLD = "document.querySelectorAll('details').forEach(folded => folded.open = true)"
 CELL = """
 from IPython.display import display
-from contextkit import connect, explore, history_df, show
-from contextkit.show import show_diff
+from contextkit import Context, connect, explore, forks_df, history_df, show, show_diff
+from contextkit.plots import plot_activity, plot_forks, plot_tokens
 
 engine, ids = connect({url!r}), {ids!r}
-display(show(history_df(engine, ids)), show_diff(engine, *ids), explore(engine))
+history = history_df(engine, ids)
+display(show(history), show_diff(engine, *ids), explore(engine))
+forks = forks_df(engine, Context.id.in_(ids))
+display(plot_forks(forks), plot_tokens(history, over="time"), plot_activity(history))
 print("finished")
 """
 
@@ -109,10 +112,7 @@ def test_jupyterlab(watched: Watched, lab: Lab, database: Engine, hostile_ids: l
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.locator(".jp-Notebook .cm-content").click()
     page.keyboard.press("Shift+Enter")
-    try:
-        page.get_by_text("finished", exact=True).wait_for()
-    finally:
-        page.screenshot(path="/tmp/lab.png")
+    page.get_by_text("finished", exact=True).wait_for(timeout=3 * PATIENCE)
     look_at_all(watched, hostile_ids)
 
 
@@ -139,7 +139,7 @@ def look_at_all(watched: Watched, ids: list[str]) -> None:
     page.get_by_role("button", name="fork tree", exact=True).click()
     page.get_by_label("fork tree", exact=True).select_option(index=[0, 1])
     page.get_by_role("button", name="open", exact=True).click()
-    page.get_by_text("messages in common").wait_for()
+    page.get_by_text("messages in common; of what follows").wait_for()
     check_unfolded(watched)
 
 
