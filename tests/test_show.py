@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from sqlalchemy import Engine
 
 from contextkit import (
@@ -20,9 +21,9 @@ from contextkit import (
     show,
     window_df,
 )
-from contextkit.show.code import LANGUAGES, highlighted
+from contextkit.show.code import COLORING_SECONDS, LANGUAGES, Colored
 from contextkit.show.entries import CHARACTERS, MESSAGES, PAGE_CHARACTERS
-from contextkit.show.markdown import markdown
+from contextkit.show.markdown import markdown, shown
 from contextkit.show.rendered import Rendered
 from tests.hostile import CASES, HOST, MARK
 from tests.markup import Element, assert_harmless, parsed
@@ -41,6 +42,10 @@ def tree_of(rendered: Rendered) -> Element:
 
 def items_of(rendered: Rendered) -> list[Element]:
     return tree_of(rendered).all("div", "ck-message")
+
+
+def html_of(source: str) -> Markup:
+    return markdown(source, shown, Colored())
 
 
 def call(id_: str | None, content: str = "{}", name: str = "weather") -> dict[str, Any]:
@@ -97,49 +102,57 @@ def assert_printable(text: str) -> None:
 @pytest.mark.parametrize("form", ["[x]({})", "![x]({})", "<{}>"])
 def test_links_that_lead_elsewhere_than_to_pages_and_mail_stay_text(form: str, scheme: str) -> None:
     written = form.format(scheme)
-    assert parsed(markdown(written)).text == written
-    assert "<a" not in markdown(written)
+    assert parsed(html_of(written)).text == written
+    assert "<a" not in html_of(written)
 
 
 @pytest.mark.parametrize("address", ["http://a.b/c", "HTTPS://a.b", "mailto:a@b.c"])
 def test_links_to_pages_and_mail_tell_them_nothing_and_say_where_they_lead(address: str) -> None:
-    (link,) = parsed(markdown(f"[x]({address})")).all("a")
+    (link,) = parsed(html_of(f"[x]({address})")).all("a")
     assert link.attributes == {"href": address, "title": address, "target": "_blank", "rel": "noopener noreferrer"}
 
 
 def test_an_image_is_a_link_and_within_a_link_its_text() -> None:
-    assert parsed(markdown(f"![a cat](https://{HOST}/cat.png)")).all("a")[0].text == "image: a cat"
-    (link,) = parsed(markdown("[![a cat](https://a.b/cat.png)](https://c.d)")).all("a")
+    assert parsed(html_of(f"![a cat](https://{HOST}/cat.png)")).all("a")[0].text == "image: a cat"
+    (link,) = parsed(html_of("[![a cat](https://a.b/cat.png)](https://c.d)")).all("a")
     assert (link.attributes["href"], link.text) == ("https://c.d", "image: a cat")
 
 
 def test_entities_bring_no_character_back_that_cannot_be_seen() -> None:
-    assert parsed(markdown("&#x202e; &lt;b&gt;")).text == "\\u202e <b>"
+    assert parsed(html_of("&#x202e; &lt;b&gt;")).text == "\\u202e <b>"
 
 
 def test_definitions_of_references_stay_to_be_seen() -> None:
-    assert f"[1]: javascript:{MARK}" in parsed(markdown(f"[x][1]\n\n[1]: javascript:{MARK}")).text
+    assert f"[1]: javascript:{MARK}" in parsed(html_of(f"[x][1]\n\n[1]: javascript:{MARK}")).text
 
 
 def test_markdown_too_deep_for_its_parser_is_shown_as_it_is_written() -> None:
     deep = "> " * 100 + "deep"
-    assert parsed(markdown(deep)).text == deep
-    assert len(parsed(markdown("> " * 10 + "deep")).all("blockquote")) == 10
+    assert parsed(html_of(deep)).text == deep
+    assert len(parsed(html_of("> " * 10 + "deep")).all("blockquote")) == 10
 
 
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
 @pytest.mark.parametrize("code", ["x = 'a' # <b>\n", "{[(" * 700, "\"'`/*" * 700, "a" * 2_000, " \n" * 1_000])
-def test_coloured_code_is_all_there(language: str, code: str) -> None:
-    assert parsed(highlighted(code, language)).text == code
+def test_colored_code_is_all_there(language: str, code: str) -> None:
+    assert parsed(Colored()(code, language)).text == code
 
 
-def test_code_is_coloured_unless_it_is_long() -> None:
-    assert len(parsed(highlighted("x = 1\n" * 100, "python")).all("span", "ck-number")) == 100
-    assert highlighted("x = 1\n" * 1_000, "python") == "x = 1\n" * 1_000
+def test_code_is_colored_unless_it_is_long() -> None:
+    assert len(parsed(Colored()("x = 1\n" * 100, "python")).all("span", "ck-number")) == 100
+    assert Colored()("x = 1\n" * 1_000, "python") == "x = 1\n" * 1_000
 
 
-def test_code_of_a_language_that_is_not_known_has_no_colours() -> None:
-    assert highlighted("<b>", "brainfuck") == "&lt;b&gt;"
+def test_code_has_no_colors_once_those_of_the_page_took_long() -> None:
+    page = Colored()
+    assert "ck-number" in page("x = 1", "python")
+    assert 0 < page.seconds < COLORING_SECONDS
+    page.seconds = COLORING_SECONDS + 1
+    assert page("x = 1", "python") == "x = 1"
+
+
+def test_code_of_a_language_that_is_not_known_has_no_colors() -> None:
+    assert Colored()("<b>", "brainfuck") == "&lt;b&gt;"
 
 
 def test_the_style_reaches_nothing_outside() -> None:
@@ -155,9 +168,9 @@ def test_the_style_reaches_nothing_outside() -> None:
 def test_messages_show_role_model_tokens_and_time() -> None:
     at = pd.Timestamp(datetime(2026, 3, 1, 9, 30, tzinfo=UTC))
     rendered = show(frame_of({"role": "assistant", "model": "m-1", "token_count": 1200, "created_at": at}))
-    for shown in (items_of(rendered)[0].text, rendered.text):
+    for form in (items_of(rendered)[0].text, rendered.text):
         for part in ("assistant", "m-1", "1,200 tokens", "2026-03-01 09:30 UTC", "Hi"):
-            assert part in shown
+            assert part in form
 
 
 def test_inherited_messages_are_marked_and_so_are_the_places_where_forks_part(sample: Engine) -> None:

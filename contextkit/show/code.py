@@ -1,6 +1,8 @@
-"""Code as HTML, coloured where its language is known."""
+"""Code as HTML, colored where its language is known."""
 
+from dataclasses import dataclass
 from functools import cache
+from time import thread_time
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -16,10 +18,12 @@ LANGUAGES = frozenset(
     python python3 r rb rs ruby rust sh shell sql swift toml ts typescript xml yaml yml
     """.split()  # noqa: SIM905 # forty words read better than forty strings
 )
-"""Languages that are coloured: of the common ones those whose lexers were seen to stand hostile text."""
-COLOURED_CHARACTERS = 4_000
+"""Languages that are colored: of the common ones those whose lexers were seen to stand hostile text."""
+COLORED_CHARACTERS = 4_000
 """Longer code stays as it is: some lexers take a time that grows with the square of its length."""
-COLOURS = {
+COLORING_SECONDS = 2.0
+"""What a page may take for colors; no content that was not written to be slow comes near it."""
+COLORS = {
     "Token.Comment": "comment",
     "Token.Generic.Deleted": "deleted",
     "Token.Generic.Inserted": "inserted",
@@ -32,24 +36,33 @@ COLOURS = {
 }
 
 
-def highlighted(code: str, language: str) -> Markup:
-    """Code with coloured spans; as it is where it is long, or its language none of those known."""
-    code, language = visible(code), language.lower()
-    if language not in LANGUAGES or len(code) > COLOURED_CHARACTERS:
-        return Markup.escape(code)
-    return Markup("").join(_span(str(kind), text) for kind, text in _lexer(language).get_tokens(code))
+@dataclass
+class Colored:
+    """A way of writing code, with colored spans as long as those of a page have not taken too long."""
+
+    seconds: float = 0.0
+
+    def __call__(self, code: str, language: str) -> Markup:
+        """Code as HTML; without colors if it is long, or its language none of those known."""
+        code, language = visible(code), language.lower()
+        if language not in LANGUAGES or len(code) > COLORED_CHARACTERS or self.seconds > COLORING_SECONDS:
+            return Markup.escape(code)
+        start = thread_time()
+        written = Markup("").join(_span(str(kind), text) for kind, text in _lexer(language).get_tokens(code))
+        self.seconds += thread_time() - start
+        return written
 
 
 def _span(kind: str, text: str) -> Markup:
-    colour = _colour(kind)
-    return Markup('<span class="ck-{}">{}</span>').format(colour, text) if colour else Markup.escape(text)
+    color = _color(kind)
+    return Markup('<span class="ck-{}">{}</span>').format(color, text) if color else Markup.escape(text)
 
 
 @cache
-def _colour(kind: str) -> str | None:
+def _color(kind: str) -> str | None:
     while kind:
-        if kind in COLOURS:
-            return COLOURS[kind]
+        if kind in COLORS:
+            return COLORS[kind]
         kind = kind.rpartition(".")[0]
     return None
 

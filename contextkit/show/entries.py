@@ -59,9 +59,7 @@ def checked(history: object) -> pd.DataFrame:
         raise TypeError(f"a history is a frame, as of history_df, not {type(history).__name__}")
     if missing := sorted({"role", "content"} - set(history.columns)):
         raise ValueError(f"a history has the columns role and content, and here is no {' and no '.join(missing)}")
-    rows = history.reset_index(drop=True).reindex(columns=COLUMNS)
-    never_null = rows[["context_id", "role", "content"]].astype(object)
-    return rows.assign(**never_null.where(never_null.notna(), ""))
+    return history.reset_index(drop=True).reindex(columns=COLUMNS)
 
 
 def fitting(rows: pd.DataFrame) -> int:
@@ -73,6 +71,9 @@ def fitting(rows: pd.DataFrame) -> int:
 def entries_of(rows: pd.DataFrame) -> list[Entry]:
     """Entries of checked rows, in their order, without the results that stand with their calls."""
     values = rows.astype(object).where(rows.notna(), None)
+    texts = ["context_id", "role", "content"]
+    values[texts] = values[texts].fillna("")
+    rows = rows.assign(context_id=values["context_id"])
     entries = [Entry(int(place), *row) for place, *row in values.itertuples(name=None)]
     answers = dict(_answers(rows, {entry.place: entry for entry in entries}))
     folded = {result.place for result in answers.values()}
@@ -103,7 +104,7 @@ class Section:
 def sections_of(rows: pd.DataFrame, shown: int) -> list[Section]:
     """Sections of the first rows; what they say of a context counts all rows."""
     return [
-        Section(_title(run[0]), _about(rows[rows["context_id"] == context_id], run[0]), run)
+        Section(_title(run[0]), _about(rows[_is_of(rows, context_id)], run[0]), run)
         for context_id, run in _runs(entries_of(rows[:shown]))
     ]
 
@@ -111,6 +112,10 @@ def sections_of(rows: pd.DataFrame, shown: int) -> list[Section]:
 def _runs(entries: list[Entry]) -> Iterator[tuple[str, list[Entry]]]:
     for context_id, run in groupby(entries, lambda entry: entry.context_id):
         yield context_id, list(run)
+
+
+def _is_of(rows: pd.DataFrame, context_id: str) -> "pd.Series[bool]":
+    return rows["context_id"] == context_id if context_id else rows["context_id"].isna()
 
 
 def _title(first: Entry) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from contextkit.show.code import highlighted
 from contextkit.visible import visible
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def shown(text: str) -> Markup:
     return Markup.escape(visible(text))
 
 
-def markdown(source: str, text: Text = shown, code: Code = highlighted) -> Markup:
+def markdown(source: str, text: Text, code: Code) -> Markup:
     """Markdown as HTML. HTML in it is text, images are links, links lead to http, https and mailto only.
 
     Args:

@@ -1,10 +1,11 @@
 """Messages as HTML."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from markupsafe import Markup
 
-from contextkit.show.code import highlighted
+from contextkit.show.code import Colored
 from contextkit.show.entries import CHARACTERS, Entry
 from contextkit.show.facts import facts, fork_mark
 from contextkit.show.markdown import Code, Text, markdown, shown
@@ -29,19 +30,24 @@ FORK = Markup('<li class="ck-fork">{}</li>')
 Body = Callable[[Entry], Markup]
 
 
-def items(entries: list[Entry]) -> Markup:
+def items(entries: list[Entry], body: Body) -> Markup:
     """Items of a list, with a mark wherever the context that messages are stored in changes."""
-    return Markup("").join(_items(entries))
+    return Markup("").join(_items(entries, body))
 
 
-def _items(entries: list[Entry]) -> Iterator[Markup]:
+def _items(entries: list[Entry], body: Body) -> Iterator[Markup]:
     for before, entry in zip([None, *entries], entries, strict=False):
         if mark := fork_mark(before, entry):
             yield FORK.format(mark)
-        yield Markup("<li>{}</li>").format(message(entry))
+        yield Markup("<li>{}</li>").format(message(entry, body))
 
 
-def body(entry: Entry, text: Text = shown, code: Code = highlighted) -> Markup:
+def page_body() -> Body:
+    """A way of writing the contents of one page."""
+    return partial(body, text=shown, code=Colored())
+
+
+def body(entry: Entry, text: Text, code: Code) -> Markup:
     """Content of a message up to so many characters: as Markdown, of tools as it is."""
     source = entry.content[:CHARACTERS]
     if not (entry.role == "tool" or entry.is_call):
@@ -53,7 +59,7 @@ def _is_json(source: str) -> bool:
     return source.lstrip()[:1] in ("{", "[")
 
 
-def message(entry: Entry, body: Body = body) -> Markup:
+def message(entry: Entry, body: Body) -> Markup:
     """A message with what is known of it, folded if it is long or a tool call; `body` writes its content."""
     color = "tool" if entry.is_call else entry.role if entry.role in ROLES else "other"
     inside = _tool_call(entry, body) if entry.is_call else _plain(entry, body)

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from contextkit.differences import diff_df
 from contextkit.show.difference import Difference, Pair, difference_of
 from contextkit.show.entries import Entry
-from contextkit.show.messages import Body, body, items, message
+from contextkit.show.messages import Body, body, items, message, page_body
 from contextkit.show.rendered import Rendered, label
 from contextkit.show.text import entry_text
 from contextkit.show.words import Marks, Words, differing_words
@@ -53,6 +53,7 @@ def show_diff(engine: Engine, left: str | UUID, right: str | UUID) -> Rendered:
 
 
 def _html(difference: Difference) -> Markup:
+    write = page_body()
     left, right = (label(title) for title in difference.titles)
     figures = [FIGURE.format(*figure) for figure in difference.figures]
     parts = [
@@ -61,19 +62,22 @@ def _html(difference: Difference) -> Markup:
     ]
     if difference.shared:
         before = MORE.format(difference.before) if difference.before else ""
-        parts.append(SHARED.format(before, items(difference.shared)))
+        parts.append(SHARED.format(before, items(difference.shared, write)))
     if difference.turns:
-        turns = [TURN.format(turn, Markup("").join(map(_row, pairs))) for turn, pairs in difference.turns.items()]
+        turns = [
+            TURN.format(turn, Markup("").join(_row(pair, write) for pair in pairs))
+            for turn, pairs in difference.turns.items()
+        ]
         parts.append(DIFF.format(SIDES.format("", left, right), Markup("").join(turns)))
     if difference.more:
         parts.append(MORE.format(difference.more))
     return Markup("").join(parts)
 
 
-def _row(pair: Pair) -> Markup:
+def _row(pair: Pair, write: Body) -> Markup:
     left, right = pair
-    bodies = _compared(left, right) if left and right else (body, body)
-    return ROW.format(*(message(entry, write) if entry else "" for entry, write in zip(pair, bodies, strict=True)))
+    bodies = _compared(left, right) if left and right else (write, write)
+    return ROW.format(*(message(entry, body) if entry else "" for entry, body in zip(pair, bodies, strict=True)))
 
 
 def _compared(left: Entry, right: Entry) -> tuple[Body, Body]:

@@ -4,7 +4,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from contextkit.show.entries import Section, checked, fitting, left_out, sections_of
-from contextkit.show.messages import items
+from contextkit.show.messages import items, page_body
 from contextkit.show.rendered import Rendered
 from contextkit.show.text import sections_text
 
@@ -17,7 +17,7 @@ MORE = Markup('<p class="ck-more">{}</p>')
 def show(history: pd.DataFrame) -> Rendered:
     """A transcript to look at: static HTML in notebooks, text in terminals.
 
-    Markdown is rendered, with code coloured. Inherited messages are shaded and fork points marked; a tool's result is
+    Markdown is rendered, with code colored. Inherited messages are shaded and fork points marked; a tool's result is
     folded into its call; long messages are folded; deleted ones, where the frame has them, are struck through.
     Nothing of the content can run, load or leave its place, and characters that cannot be seen are written as
     escapes. At most 200 messages are shown, 200,000 characters of all and 20,000 of one; what is left out is
@@ -28,7 +28,7 @@ def show(history: pd.DataFrame) -> Rendered:
             content. A column `name` gives the titles.
 
     Returns:
-        An object that notebooks show; `save(path)` writes it as a page, `html` and `text` are what it shows.
+        An object that notebooks show; its `save(path)` writes it as a page, `html` and `text` are what it shows.
 
     Raises:
         TypeError: the history is no frame.
@@ -52,5 +52,6 @@ def show(history: pd.DataFrame) -> Rendered:
 
 
 def _html(sections: list[Section], more: str) -> Markup:
-    parts = [CONTEXT.format(section.title, section.about, items(section.entries)) for section in sections]
+    body = page_body()
+    parts = [CONTEXT.format(section.title, section.about, items(section.entries, body)) for section in sections]
     return Markup("").join(parts) + (MORE.format(more) if more else "") or MORE.format("no messages")
