@@ -7,6 +7,8 @@ PYTHON =
 BIN = .venv/bin
 INSTALLED = .venv/installed
 PEERS = .venv-bench/installed
+AXE = tests/browser/.axe/axe.min.js
+AXE_VERSION = 4.14.1
 
 help:
 	@echo 'make demo    show contexts, forks and neighbors in the terminal'
@@ -14,6 +16,7 @@ help:
 	@echo 'make test    lint, types, tests, doctests, notebooks'
 	@echo 'make lint    style and types only'
 	@echo 'make format  rewrite the code in the common style'
+	@echo 'make axe     fetch axe-core from npm, which checks accessibility in the tests'
 	@echo 'make bench   measure against other ways, for a quarter of an hour'
 	@echo 'make bench-neighbors   the same of searches by an index under conditions'
 	@echo 'make soak    the tests on random data, for long'
@@ -41,6 +44,14 @@ test: lint
 	@$(BIN)/pytest -q -n 3 --dist loadfile
 	@home=$$(mktemp -d) && chmod 711 "$$home" && trap 'sleep 1; rm -rf "$$home"' EXIT && \
 	CONTEXTKIT_HOME=$$home DATABASE_URL= $(BIN)/pytest -q --nbmake notebooks
+
+# For the tests in a browser, which do without where it is missing.
+axe: $(AXE)
+
+$(AXE):
+	@mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION) >/dev/null && \
+	tar -xzf axe-core-$(AXE_VERSION).tgz --strip-components=1 package/axe.min.js && rm axe-core-$(AXE_VERSION).tgz
 
 # Some of it alone: make GROUPS='loads searches' bench
 bench: $(INSTALLED) $(PEERS)
@@ -73,4 +84,4 @@ $(PEERS): $(INSTALLED) tests/benchmarks/peers.txt
 		-c tests/benchmarks/peers.txt
 	@touch $(PEERS)
 
-.PHONY: help demo lab lint format test bench bench-neighbors soak
+.PHONY: help demo lab lint format test axe bench bench-neighbors soak

@@ -19,6 +19,7 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import NotFoundError as NotFoundError
 from .errors import ReadOnlyError as ReadOnlyError
 from .errors import SchemaError as SchemaError
+from .explore import explore as explore
 from .formats import export_file as export_file
 from .formats import import_file as import_file
 from .frames import contexts_df as contexts_df
@@ -55,6 +56,8 @@ from .recall import recall_df as recall_df
 from .sample import load_sample as load_sample
 from .search import create_text_index as create_text_index
 from .search import search_df as search_df
+from .show import show as show
+from .show import show_diff as show_diff
 from .steps import to_openai as to_openai
 from .steps import with_projection as with_projection
 from .steps import with_turn as with_turn

@@ -158,6 +158,16 @@ def generate(slug: Annotated[str, typer.Argument(help="Letters, digits, _ and -.
         typer.echo(migrations.generate(engine, slug))
 
 
+@db.command()
+def studio(
+    port: Annotated[int | None, typer.Option(help="By default 8866, or one near it that is free.")] = None,
+) -> None:
+    """Open a page in the browser to look at contexts, forks and neighbors; one Ctrl-C ends it."""
+    from contextkit.studio import serve
+
+    serve(port)
+
+
 @contextmanager
 def _opened(*, write: bool = False) -> Iterator[Engine]:
     engine = connect(write=write)

@@ -38,7 +38,7 @@ def tool_calls_df(engine: Engine, contexts: object) -> pd.DataFrame:
         ValueError: an id is no UUID.
     """
     history = history_df(engine, contexts)
-    calls, results = _paired(history)
+    calls, results = paired(history)
     nullable = history.astype({"version": "Int64"})
     call, result = (nullable.reindex(places).reset_index(drop=True) for places in (calls, results))
     frame = pd.DataFrame(
@@ -60,7 +60,7 @@ def tool_calls_df(engine: Engine, contexts: object) -> pd.DataFrame:
     return frame
 
 
-def _paired(history: pd.DataFrame) -> tuple[list[int], list[int]]:
+def paired(history: pd.DataFrame) -> tuple[list[int], list[int]]:
     """Places in a history of calls and of their results, in the order of the calls, NOWHERE for what is missing."""
     tools = history.loc[is_call(history) | (history["role"] == "tool"), ["context_id", "tool_call_id", "role"]]
     calls: list[int] = []

@@ -218,7 +218,7 @@ def history_df(
     frame = stored_histories(engine, ids, at_version, as_of, embeddings=embeddings, include_deleted=include_deleted)
     present = set(frame["context_id"].unique())
     if absent := [id_ for id_ in ids if id_ not in present]:
-        _check_lineages(engine, absent, as_of, include_deleted=include_deleted)
+        check_lineages(engine, absent, as_of, include_deleted=include_deleted)
     return _noted(
         frame,
         "history_df",
@@ -245,7 +245,7 @@ def stored_histories(
     return to_frame(fetch(engine, template, parameters, bulk=embeddings or len(contexts) >= BULK_HISTORIES))
 
 
-def _check_lineages(engine: Engine, contexts: list[str], as_of: datetime | None, *, include_deleted: bool) -> None:
+def check_lineages(engine: Engine, contexts: list[str], as_of: datetime | None, *, include_deleted: bool) -> None:
     """Raise for contexts without rows, unless their histories are just empty."""
     with translated_errors(), engine.connect() as connection:
         states = {row.context_id: row for row in connection.execute(select_lineage_state(contexts))}

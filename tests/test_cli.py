@@ -146,9 +146,24 @@ cli.app(["bug"])
     assert "sEcr3t" not in done.stderr
 
 
+@pytest.mark.usefixtures("at_migrated")
+def test_the_studio_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "voila", None)
+    done = run("db", "studio")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "contextkit[studio]" in done.stderr
+
+
+def test_the_studio_does_not_open_on_a_database_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://postgres@127.0.0.1:1/none")
+    done = run("db", "studio")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "cannot connect" in done.stderr
+
+
 def test_python_m_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "contextkit", "db", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("generate", "migrate", "push", "status"):
+    for command in ("generate", "migrate", "push", "status", "studio"):
         assert command in done.stdout

@@ -54,6 +54,9 @@ ORDER = [
     "plots",
     "terminal",
     "demo",
+    "show",
+    "explore",
+    "studio",
     "cli",
     "__init__",
     "__main__",
@@ -65,7 +68,9 @@ HEAVY = [
     "dask",
     "distributed",
     "filelock",
+    "ipywidgets",
     "jupyterlab",
+    "markdown_it",
     "numpy",
     "openai",
     "pandas",
@@ -78,6 +83,7 @@ HEAVY = [
     "sqlalchemy",
     "typer",
     "vl_convert",
+    "voila",
 ]
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "direct_engine",
     "engine_at",
     "explain",
+    "given_url",
     "is_pooled",
     "libpq_uri",
     "separate_engine",

@@ -1,5 +1,11 @@
 """Every SELECT, as a function that builds a statement and never runs it."""
 
+from contextkit.queries.browse import ORDERS as ORDERS
+from contextkit.queries.browse import Order as Order
+from contextkit.queries.browse import select_count as select_count
+from contextkit.queries.browse import select_family as select_family
+from contextkit.queries.browse import select_page as select_page
+from contextkit.queries.browse import select_parting as select_parting
 from contextkit.queries.columns import Condition as Condition
 from contextkit.queries.embed import lock_free_contexts as lock_free_contexts
 from contextkit.queries.embed import lock_messages as lock_messages
@@ -18,6 +24,7 @@ from contextkit.queries.indexes import select_ground as select_ground
 from contextkit.queries.indexes import select_indexes as select_indexes
 from contextkit.queries.indexes import select_means as select_means
 from contextkit.queries.indexes import select_rivals as select_rivals
+from contextkit.queries.lineage import is_fork as is_fork
 from contextkit.queries.lineage import select_lineage_state as select_lineage_state
 from contextkit.queries.lineage import select_lineages as select_lineages
 from contextkit.queries.lineage import select_renumbered as select_renumbered
@@ -44,6 +51,7 @@ from contextkit.queries.rows import select_places as select_places
 from contextkit.queries.rows import select_row_counts as select_row_counts
 from contextkit.queries.rows import select_tips as select_tips
 from contextkit.queries.search import SEARCHED_CHARACTERS as SEARCHED_CHARACTERS
+from contextkit.queries.search import matches_words as matches_words
 from contextkit.queries.search import select_languages as select_languages
 from contextkit.queries.search import select_text_index as select_text_index
 from contextkit.queries.search import select_text_matches as select_text_matches

@@ -23,6 +23,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.orm import aliased
 
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.queries.columns import Condition, live, message_columns, split_conditions
@@ -75,7 +76,7 @@ def select_sample(size: int) -> Select[Any]:
 
 
 def select_neighbors(
-    vector: NDArray[np.float32],
+    vector: NDArray[np.float32] | None,
     *where: Condition,
     k: int,
     distance: Distance = "cosine",
@@ -85,13 +86,16 @@ def select_neighbors(
 ) -> Select[Any]:
     """The k nearest messages to a vector, the message `own_id` left out; exact.
 
+    Without a vector that of the message `own_id` is asked with, and never leaves the database.
+
     With `zero`, on request, how many messages have no distance, as all-zero ones under cosine; those come last.
     """
     split_conditions(where)
     others = () if own_id is None else (Message.id != own_id,)
-    nearest = _nearest(
-        cast(vector, VECTOR), (*where, *others), k=k, distance=distance, include_deleted=include_deleted
-    ).subquery("nearest")
+    asked = _stored(own_id) if vector is None else cast(vector, VECTOR)
+    nearest = _nearest(asked, (*where, *others), k=k, distance=distance, include_deleted=include_deleted).subquery(
+        "nearest"
+    )
     rank = func.row_number().over(order_by=(nearest.c.distance, nearest.c.message_id))
     counted = (nearest.c.zero,) if zero else ()
     return _with_messages(nearest, rank.label("rank"), nearest.c.distance, *counted).order_by(rank)
@@ -140,7 +144,7 @@ def select_neighbors_of_many(
 
 
 def select_neighbors_by_index(
-    vectors: Sequence[str],
+    vectors: Sequence[str] | None,
     *where: Condition,
     k: int,
     scanned: int,
@@ -212,18 +216,23 @@ def set_search(ef_search: int) -> Select[Any]:
     return select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
 
 
-def _asked(vectors: Sequence[str], own_ids: Sequence[str | None]) -> CTE:
+def _asked(vectors: Sequence[str] | None, own_ids: Sequence[str | None]) -> CTE:
+    texts = [None] * len(own_ids) if vectors is None else list(vectors)
     given = (
-        func.unnest(cast(list(vectors), ARRAY(Text)), cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
+        func.unnest(cast(texts, ARRAY(Text)), cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
         .table_valued("text", "own_id", with_ordinality="place", name="given")
         .render_derived()
     )
+    vector: ColumnElement[Any] = cast(given.c.text, VECTOR)
+    if vectors is None:
+        vector = _stored(given.c.own_id)
     # Materialized, or every vector would be read from its text again for every message.
-    return (
-        select(cast(given.c.text, VECTOR).label("vector"), given.c.own_id, given.c.place)
-        .cte("asked")
-        .prefix_with("materialized")
-    )
+    return select(vector.label("vector"), given.c.own_id, given.c.place).cte("asked").prefix_with("materialized")
+
+
+def _stored(message_id: Any) -> ColumnElement[Any]:
+    stored = aliased(Message, name="stored")
+    return select(stored.embedding).where(stored.id == message_id).scalar_subquery()
 
 
 def _nearest(

@@ -62,12 +62,17 @@ def select_text_matches(text: str, *where: Condition, k: int, language: str = "e
     matches = (
         select(relevance, *message_columns())
         .join(Context, Context.id == Message.context_id)
-        .where(vector.bool_op("@@")(words), *live(Context, Message, include_deleted=False), *where)
+        .where(matches_words(text, language), *live(Context, Message, include_deleted=False), *where)
         .order_by(relevance.desc(), Message.id)
         .limit(k)
     ).subquery("matches")
     rank = func.row_number().over(order_by=(matches.c.relevance.desc(), matches.c.message_id))
     return select(rank.label("rank"), *matches.c).order_by(rank)
+
+
+def matches_words(text: str, language: str = "english") -> Condition:
+    """Give the condition that a message has the words of a text, as `select_text_matches` compares them."""
+    return _vector(language).bool_op("@@")(_words(text, language))
 
 
 def text_index(language: str) -> tuple[str, str]:
