@@ -24,7 +24,10 @@ PAGE = Markup("""\
 <meta http-equiv="x-dns-prefetch-control" content="off">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{title}</title>
-<style>h1 {{ margin: 1rem; font: 600 1.25rem system-ui, sans-serif; overflow-wrap: anywhere }}</style>
+<style>
+body {{ color: CanvasText; background: Canvas }}
+h1 {{ margin: 1rem; font: 600 1.25rem system-ui, sans-serif; overflow-wrap: anywhere }}
+</style>
 </head>
 <body>
 <main>
