@@ -24,6 +24,7 @@ from adbc_driver_manager.dbapi import Connection as BulkConnection
 from adbc_driver_postgresql import StatementOptions
 from numpy.typing import NDArray
 from pgvector import Vector
+from pgvector.sqlalchemy import VECTOR
 from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, Executable, event, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -41,6 +42,9 @@ _DIALECT = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call
 
 BULK_ROWS = 2_000
 """From how many expected rows on a connection of its own is cheaper than rows through Python (make bench)."""
+
+VECTOR_ROWS = 40
+"""As how many rows one with a vector counts there: the pool gives vectors as text."""
 
 BATCH_BYTES = 4 * 2**20
 """What a batch of a bulk read holds: much less costs time, more memory; two are held at a time."""
@@ -95,12 +99,17 @@ def fetch(
         with engine.connect() as connection:
             sql = literal_sql(connection, statement, parameters)
             rows = 0 if sql is None else expected_rows(connection, sql)
-            if sql is None or (bulk is None and rows < BULK_ROWS):
+            if sql is None or (bulk is None and rows * _weight(statement) < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
             # The bulk connection takes this one's place in the pool, so that there are never more than its size.
             connection.invalidate()
             columns = _fetch_bulk(engine, sql, rows)
         return _fetch_pooled(engine, statement, parameters) if columns is None else columns
+
+
+def _weight(statement: Executable) -> int:
+    columns = getattr(statement, "selected_columns", ())
+    return VECTOR_ROWS if any(isinstance(column.type, VECTOR) for column in columns) else 1
 
 
 def literal_sql(

@@ -174,8 +174,8 @@ def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterato
         frame = to_frame(fetch(engine, following.limit(batch_rows)))
         full = len(frame) == batch_rows
         if full:
-            last = frame[["context_id", "version"]].iloc[-1]
-            following = after_message(statement, last["context_id"], int(last["version"]))
+            last = frame["context_id"].array[-1], int(frame["version"].array[-1])
+            following = after_message(statement, *last)
         if first or len(frame):
             yield frame
         first = False

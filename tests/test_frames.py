@@ -374,6 +374,22 @@ def test_null_embeddings_before_the_first_real_one_are_kept_in_bulk(engine: Engi
     assert len(frame) == 6
 
 
+def test_rows_with_vectors_are_read_in_bulk_where_they_are_few_already(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_sample(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("analyze")
+    bulk: list[str] = []
+    real = arrow._fetch_bulk
+    monkeypatch.setattr(arrow, "_fetch_bulk", lambda engine, sql, rows: (bulk.append(sql), real(engine, sql, rows))[1])
+    assert len(messages_df(engine)) == 356
+    assert len(read_df(engine, select_messages(embeddings=True).limit(5))) == 5
+    assert bulk == []
+    assert len(messages_df(engine, embeddings=True)) == 356
+    assert len(bulk) == 1
+
+
 @pytest.mark.parametrize("expected", [0, 3, 10**9])
 def test_vectors_are_kept_however_many_the_planner_expected(expected: int) -> None:
     column = VectorColumn(expected)
