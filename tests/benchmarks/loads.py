@@ -115,7 +115,7 @@ def by_psycopg(url: str, sql: str) -> pd.DataFrame:
 def by_adbc(url: str, sql: str) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """What somebody who knows both formats writes: the vectors of each batch into their place in one matrix."""
     with adbc_driver_postgresql.dbapi.connect(url) as connection, connection.cursor() as cursor:
-        cursor.execute("select count(*) from messages")
+        cursor.execute(f"select count(*) from ({sql}) as rows" if sql == EMBEDDED else "select 0")
         matrix = np.empty((cursor.fetchone()[0], EMBEDDING_DIMENSIONS), np.float32)
         cursor.execute(sql)
         batches, start = [], 0
