@@ -67,7 +67,8 @@ def _measured(name: str, ground: Ground) -> str:
     say(_row(HEADER), "|---" * len(HEADER) + "|")
     for measure in group.measure(ground):
         say(_row(measure.cells))
-    say("", f"{pd.Timestamp.now('UTC'):%Y-%m-%d}, in {time.perf_counter() - start:.0f} s", "")
+    taken, load = time.perf_counter() - start, os.getloadavg()[1]
+    say("", f"{pd.Timestamp.now('UTC'):%Y-%m-%d}, in {taken:.0f} s, load average {load:.1f}", "")
     return "\n" + "\n".join(lines)
 
 
