@@ -12,7 +12,7 @@ from pandas.api.extensions import ExtensionArray
 from sqlalchemy import Engine, Executable
 from sqlalchemy.sql.expression import Select, SelectBase, TextClause
 
-from contextkit.arrow import Column, fetch
+from contextkit.arrow import BULK_ROWS, Column, fetch
 from contextkit.connection import translated_errors
 from contextkit.errors import LineageError, NotFoundError
 from contextkit.models import canonical_ids
@@ -171,7 +171,9 @@ def messages_batches(
 def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterator[pd.DataFrame]:
     following, first, full = statement, True, True
     while full:
-        frame = to_frame(fetch(engine, following.limit(batch_rows)))
+        # What follows a whole batch is expected to be one; the planner cannot tell within one long context.
+        many = True if not first and batch_rows >= BULK_ROWS else None
+        frame = to_frame(fetch(engine, following.limit(batch_rows), bulk=many))
         full = len(frame) == batch_rows
         if full:
             last = frame["context_id"].array[-1], int(frame["version"].array[-1])

@@ -24,6 +24,7 @@ from contextkit import (
     embedding_matrix,
     fork_context,
     forks_df,
+    frames,
     history_df,
     load_sample,
     messages_batches,
@@ -470,6 +471,24 @@ def test_bulk_reads_never_hold_more_connections_than_the_pool(
     assert len(messages_df(narrow)) == 356
     assert seen == [1]
     narrow.dispose()
+
+
+def test_batches_of_one_long_context_are_read_in_bulk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_messages(engine, add_context(engine), [{"role": "user", "content": "x"}] * 60)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("analyze")  # by which no row is expected after the first id and version
+    for module in (arrow, frames):
+        monkeypatch.setattr(module, "BULK_ROWS", 10)
+    read: list[int] = []
+    real = arrow.execute_bulk
+
+    def noting(*arguments: Any) -> Any:
+        read.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(arrow, "execute_bulk", noting)
+    assert [len(batch) for batch in messages_batches(engine, batch_rows=25)] == [25, 25, 10]
+    assert len(read) == 3
 
 
 def test_literals_do_not_show_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

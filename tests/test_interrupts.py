@@ -1,0 +1,66 @@
+import threading
+from typing import Any
+
+import pytest
+
+from contextkit import interrupts
+from contextkit.interrupts import interruptible
+
+
+def interrupted_at_the_start(monkeypatch: pytest.MonkeyPatch, *, begun: bool) -> None:
+    """Interrupt whoever starts a thread, before it has begun or when it runs already."""
+
+    class Thread(threading.Thread):
+        def start(self) -> None:
+            if begun:
+                super().start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupts, "Thread", Thread)
+
+
+def test_the_result_of_the_work_comes_back() -> None:
+    assert interruptible(lambda: 3, pytest.fail) == 3
+
+
+def test_an_error_of_the_work_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0, pytest.fail)
+
+
+def test_an_interrupt_cancels_the_work_until_it_has_ended() -> None:
+    cancelled, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        cancelled.wait(30)
+        ended.set()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(work, cancelled.set, meanwhile=interrupt)
+    assert cancelled.is_set()
+    assert ended.is_set()
+
+
+def test_an_interrupt_while_the_work_is_being_started_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_at_the_start(monkeypatch, begun=True)
+    running, cancelled, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        running.set()
+        cancelled.wait(30)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(work, cancelled.set)
+    assert ended.is_set() or not running.is_set()
+
+
+def test_work_that_has_not_begun_is_never_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_at_the_start(monkeypatch, begun=False)
+    done: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(lambda: done.append(1), pytest.fail)
+    assert not done
