@@ -129,6 +129,7 @@ def look_at_all(watched: Watched, ids: list[str]) -> None:
         page.get_by_label("search", exact=True).press("Enter")
         page.get_by_text("contexts 1 to 1, the last").wait_for()
         page.get_by_label("contexts", exact=True).select_option(index=0)
+        page.locator(".contextkit-code").get_by_text(f'history_df(engine, "{context_id}"').wait_for()
         for view, line in {"fork tree": "forks_df(", "neighbors": "neighbors_df(", "transcript": "history_df("}.items():
             page.get_by_role("button", name=view, exact=True).click()
             page.locator(".contextkit-code").get_by_text(line).wait_for()
