@@ -21,7 +21,6 @@ from contextkit.queries import (
     select_neighbors,
     select_neighbors_by_index,
     select_neighbors_of_many,
-    select_rivals,
     set_search,
 )
 
@@ -97,15 +96,14 @@ def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any
     """Say why an index would not be the one that answers, if so."""
     if index.halfvec and (np.abs(asked.vectors) > MOST_HALF).any():
         return f"the query has numbers above {MOST_HALF}, which {index.name} over halfvec cannot compare; scale them"
-    rivals = set(connection.execute(select_rivals(index.name)).scalars())
-    if not rivals or not len(asked.vectors):
+    if not index.rivals or not len(asked.vectors):
         return None
     settings = connection.begin_nested()
     connection.execute(set_search(ef_search_for(terms.k)))
     sql = literal_sql(connection, _scan(asked, range(1), terms, halfvec=index.halfvec, scanned=terms.k))
-    used = set(_index_names(plan_of(connection, sql))) if sql else rivals
+    used = set(_index_names(plan_of(connection, sql))) if sql else set(index.rivals)
     settings.rollback()
-    if taken := sorted(used & rivals):
+    if taken := sorted(used.intersection(index.rivals)):
         return f"the planner takes the index {taken[0]} where {index.name} is meant; drop one of the two"
     return None
 
@@ -139,7 +137,7 @@ def index_answer(
         connection: in a transaction, whose settings change.
         asked: the queries.
         terms: what they are asked with.
-        index: a row of `select_indexes`.
+        index: a row of `select_usable`.
         ef_search: None for what k needs.
         most: how many embedded messages match; None if that is not known.
     """
