@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Row, Select
 
-from contextkit.arrow import columns_of, literal_sql
+from contextkit.arrow import Column, columns_of, literal_sql
 from contextkit.asked import Asked, Vectors
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
@@ -32,6 +33,8 @@ MOST_EF_SEARCH = 1000
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40
+STATE = ("place", "found", "following")
+"""Columns of a scan that tell whether it has answered."""
 BLOCK = 32
 """Queries that one reading of the messages answers; it keeps 8 bytes per message and query meanwhile."""
 MOST_ROWS = 2**31 - 1
@@ -122,10 +125,9 @@ def ef_search_for(k: int) -> int:
 
 def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
     """Compare with every matching message."""
-    frame = _exact(connection, asked, range(len(asked.vectors)), terms)
-    zero = int(frame["zero"].max()) if len(frame) else 0
+    frame, zero = _exact(connection, asked, range(len(asked.vectors)), terms)
     done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0, "zero": zero}
-    return Answer(frame.drop(columns="zero"), done)
+    return Answer(frame, done)
 
 
 def index_answer(
@@ -148,20 +150,19 @@ def index_answer(
     for times in SCANS:
         scanned = min(times * terms.k + SPARE, MOST_ROWS)
         statement = _scan(asked, opened, terms, halfvec=index.halfvec, scanned=scanned)
-        frame = _renumbered(connection, statement, opened)
-        states = _states(frame, opened, terms.k, scanned, most)
-        found.append(frame[frame["query"].isin(states["settled"])])
+        columns = columns_of(connection, statement)
+        states = _states(columns, opened, terms.k, scanned, most)
+        frame = _renumbered([column for column in columns if column.name not in STATE], opened)
+        whole = len(states["settled"]) == len(opened)
+        found.append(frame if whole else frame[frame["query"].isin(states["settled"])])
         opened, short = states["unsettled"], short + states["short"]
         if not opened:
             break
     completed = sorted(opened + short)
     zero = 0 if terms.distance != "cosine" else None
     if completed:
-        frame = _exact(connection, asked, completed, terms)
-        zero = int(frame["zero"].max()) if len(frame) else 0
+        frame, zero = _exact(connection, asked, completed, terms)
         found.append(frame)
-    whole = pd.concat([part for part in found if len(part)] or found[:1])
-    whole = whole.drop(columns=["zero", "place", "found", "following"], errors="ignore")
     done = {
         "mode": "index",
         "index": index.name,
@@ -169,23 +170,30 @@ def index_answer(
         "completed": len(completed),
         "zero": zero,
     }
-    return Answer(whole.sort_values(["query", "rank"], ignore_index=True), done)
+    return Answer(_joined(found), done)
 
 
-def _states(frame: pd.DataFrame, queries: list[int], k: int, scanned: int, most: int | None) -> dict[str, list[int]]:
+def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
+    if len(found) == 1:
+        return found[0]
+    parts = [part for part in found if len(part)] or found[:1]
+    return pd.concat(parts).sort_values(["query", "rank"], ignore_index=True)
+
+
+def _states(columns: list[Column], queries: list[int], k: int, scanned: int, most: int | None) -> dict[str, list[int]]:
     """Queries that an index has answered, those that it should be asked for more, and those that it cannot answer."""
     states: dict[str, list[int]] = {"settled": [], "unsettled": [], "short": []}
-    answers = dict(tuple(frame.groupby("query")))
-    for query in queries:
-        rows = answers.get(query, frame[:0])
-        ended = len(rows) == 0 or rows["found"].iloc[0] < scanned
-        tied = len(rows) > 0 and rows["distance"].iloc[-1] == rows["following"].iloc[-1]
-        if len(rows) < (k if most is None else min(k, most)) or tied:
+    of = {column.name: np.asarray(column.values) for column in columns if column.name in ("query", "distance", *STATE)}
+    bounds = np.searchsorted(of["query"], np.arange(len(queries) + 1))
+    for query, (start, end) in zip(queries, pairwise(bounds), strict=True):
+        ended = start == end or of["found"][start] < scanned
+        tied = start < end and of["distance"][end - 1] == of["following"][end - 1]
+        if end - start < (k if most is None else min(k, most)) or tied:
             state = "short"  # which of equal distances come first, only all of them tell
         elif ended:
             state = "settled"
         else:
-            late = (rows["place"] > 0.75 * scanned).sum() > 0.01 * k
+            late = (of["place"][start:end] > 0.75 * scanned).sum() > 0.01 * k
             state = "unsettled" if late else "settled"
         states[state].append(query)
     return states
@@ -204,11 +212,15 @@ def _scan(asked: Asked, queries: Sequence[int], terms: Terms, *, halfvec: bool, 
     )
 
 
-def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
+def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> tuple[pd.DataFrame, int]:
+    """Neighbors of some queries, and how many messages have no distance."""
     if len(queries) == 1:
-        return _exact_one(connection, asked, queries[0], terms)
-    blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
-    return pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+        frame = _exact_one(connection, asked, queries[0], terms)
+    else:
+        blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
+        frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+    zero = frame.pop("zero")
+    return frame, int(zero.max()) if len(zero) else 0
 
 
 def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
@@ -220,7 +232,7 @@ def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], t
         own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
-    return _renumbered(connection, many, queries)
+    return _renumbered(columns_of(connection, many), queries)
 
 
 def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -> pd.DataFrame:
@@ -239,8 +251,8 @@ def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -
     return frame
 
 
-def _renumbered(connection: Connection, statement: Select[Any], queries: Sequence[int]) -> pd.DataFrame:
-    frame = to_frame(columns_of(connection, statement))
+def _renumbered(columns: list[Column], queries: Sequence[int]) -> pd.DataFrame:
+    frame = to_frame(columns)
     frame["query"] = np.asarray(queries, np.int64)[frame["query"].to_numpy(np.int64)]
     return frame
 

@@ -1,8 +1,21 @@
 """HNSW indexes over the embeddings: what is there, what is being built, and the SQL that builds and drops."""
 
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Integer, Select, String, TextClause, column, literal_column, select, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    TextClause,
+    column,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.sql.selectable import TextualSelect
 
 from contextkit.models import EMBEDDING_DIMENSIONS
@@ -60,13 +73,14 @@ def select_indexes() -> TextualSelect:
     )
 
 
+@cache
 def select_usable(distance: Distance) -> Select[Any]:
     """Rows of `select_indexes` that are valid for a distance, version of pgvector, and rivals of each.
 
     Rivals are bare names of other valid indexes that give the same order, so that the planner may take them.
     """
     index = select_indexes().subquery("usable")
-    rivals = literal_column(
+    rivals: ColumnElement[Any] = literal_column(
         """
         array(
             select cast(c.relname as text)
@@ -80,7 +94,7 @@ def select_usable(distance: Distance) -> Select[Any]:
         )
         """
     )
-    pgvector = literal_column("(select extversion from pg_extension where extname = 'vector')")
+    pgvector: ColumnElement[Any] = literal_column("(select extversion from pg_extension where extname = 'vector')")
     return (
         select(index, pgvector.label("pgvector"), rivals.label("rivals"))
         .where(index.c.valid, index.c.distance == distance)

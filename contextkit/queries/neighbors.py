@@ -1,6 +1,7 @@
 """Nearest stored messages to vectors, or to messages."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -197,6 +198,7 @@ def select_neighbors_by_index(
     return _with_messages(ranked, *own).where(ranked.c.rank <= k).order_by(ranked.c.query, ranked.c.rank)
 
 
+@cache
 def set_search(ef_search: int) -> Select[Any]:
     """Settings, for this transaction only, with which an index answers and loses no rows."""
     settings = {
