@@ -18,6 +18,7 @@ from contextkit.plans import plan_of
 from contextkit.queries import (
     Condition,
     Distance,
+    neighbors_template,
     select_matching,
     select_neighbors,
     select_neighbors_by_index,
@@ -103,7 +104,8 @@ def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any
         return None
     settings = connection.begin_nested()
     connection.execute(set_search(ef_search_for(terms.k)))
-    sql = literal_sql(connection, _scan(asked, range(1), terms, halfvec=index.halfvec, scanned=terms.k))
+    scan = _scan(terms, halfvec=index.halfvec, scanned=terms.k)
+    sql = literal_sql(connection, scan, _parameters(asked, range(1)))
     used = set(_index_names(plan_of(connection, sql))) if sql else set(index.rivals)
     settings.rollback()
     if taken := sorted(used.intersection(index.rivals)):
@@ -149,8 +151,8 @@ def index_answer(
     opened, short = list(range(len(asked.vectors))), list[int]()
     for times in SCANS:
         scanned = min(times * terms.k + SPARE, MOST_ROWS)
-        statement = _scan(asked, opened, terms, halfvec=index.halfvec, scanned=scanned)
-        columns = columns_of(connection, statement)
+        statement = _scan(terms, halfvec=index.halfvec, scanned=scanned)
+        columns = columns_of(connection, statement, _parameters(asked, opened))
         states = _states(columns, opened, terms.k, scanned, most)
         frame = _renumbered([column for column in columns if column.name not in STATE], opened)
         whole = len(states["settled"]) == len(opened)
@@ -199,17 +201,20 @@ def _states(columns: list[Column], queries: list[int], k: int, scanned: int, mos
     return states
 
 
-def _scan(asked: Asked, queries: Sequence[int], terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
-    return select_neighbors_by_index(
-        [_as_text(asked.vectors[query]) for query in queries],
+def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
+    build = select_neighbors_by_index if terms.where else neighbors_template
+    return build(
         *terms.where,
         k=terms.k,
         scanned=scanned,
         halfvec=halfvec,
         distance=terms.distance,
-        own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
+
+
+def _parameters(asked: Asked, queries: Sequence[int]) -> dict[str, Any]:
+    return {"vectors": [_as_text(asked.vectors[query]) for query in queries], "own_ids": _own_ids(asked, queries)}
 
 
 def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> tuple[pd.DataFrame, int]:
@@ -262,4 +267,5 @@ def _own_ids(asked: Asked, queries: Sequence[int]) -> list[str | None]:
 
 
 def _as_text(vector: Vectors) -> str:
-    return f"[{','.join(map(repr, vector.tolist()))}]"
+    # Nine digits tell every float32 from the next.
+    return f"[{','.join(['%.9g'] * len(vector)) % tuple(vector.tolist())}]"

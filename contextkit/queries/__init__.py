@@ -30,6 +30,7 @@ from contextkit.queries.lineage import select_lineages as select_lineages
 from contextkit.queries.lineage import select_renumbered as select_renumbered
 from contextkit.queries.neighbors import OPERATORS as OPERATORS
 from contextkit.queries.neighbors import Distance as Distance
+from contextkit.queries.neighbors import neighbors_template as neighbors_template
 from contextkit.queries.neighbors import select_embeddings as select_embeddings
 from contextkit.queries.neighbors import select_matching as select_matching
 from contextkit.queries.neighbors import select_neighbors as select_neighbors
