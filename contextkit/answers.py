@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Row, Select
 
-from contextkit.arrow import columns_of, literal_sql
+from contextkit.arrow import Column, columns_of, literal_sql
 from contextkit.asked import Asked, Vectors
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
@@ -17,11 +18,11 @@ from contextkit.plans import plan_of
 from contextkit.queries import (
     Condition,
     Distance,
+    neighbors_template,
     select_matching,
     select_neighbors,
     select_neighbors_by_index,
     select_neighbors_of_many,
-    select_rivals,
     set_search,
 )
 
@@ -33,6 +34,8 @@ MOST_EF_SEARCH = 1000
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40
+STATE = ("place", "found", "following")
+"""Columns of a scan that tell whether it has answered."""
 BLOCK = 32
 """Queries that one reading of the messages answers; it keeps 8 bytes per message and query meanwhile."""
 MOST_ROWS = 2**31 - 1
@@ -97,15 +100,15 @@ def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any
     """Say why an index would not be the one that answers, if so."""
     if index.halfvec and (np.abs(asked.vectors) > MOST_HALF).any():
         return f"the query has numbers above {MOST_HALF}, which {index.name} over halfvec cannot compare; scale them"
-    rivals = set(connection.execute(select_rivals(index.name)).scalars())
-    if not rivals or not len(asked.vectors):
+    if not index.rivals or not len(asked.vectors):
         return None
     settings = connection.begin_nested()
     connection.execute(set_search(ef_search_for(terms.k)))
-    sql = literal_sql(connection, _scan(asked, range(1), terms, halfvec=index.halfvec, scanned=terms.k))
-    used = set(_index_names(plan_of(connection, sql))) if sql else rivals
+    scan = _scan(terms, halfvec=index.halfvec, scanned=terms.k)
+    sql = literal_sql(connection, scan, _parameters(asked, range(1)))
+    used = set(_index_names(plan_of(connection, sql))) if sql else set(index.rivals)
     settings.rollback()
-    if taken := sorted(used & rivals):
+    if taken := sorted(used.intersection(index.rivals)):
         return f"the planner takes the index {taken[0]} where {index.name} is meant; drop one of the two"
     return None
 
@@ -124,10 +127,9 @@ def ef_search_for(k: int) -> int:
 
 def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
     """Compare with every matching message."""
-    frame = _exact(connection, asked, range(len(asked.vectors)), terms)
-    zero = int(frame["zero"].max()) if len(frame) else 0
+    frame, zero = _exact(connection, asked, range(len(asked.vectors)), terms)
     done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0, "zero": zero}
-    return Answer(frame.drop(columns="zero"), done)
+    return Answer(frame, done)
 
 
 def index_answer(
@@ -139,7 +141,7 @@ def index_answer(
         connection: in a transaction, whose settings change.
         asked: the queries.
         terms: what they are asked with.
-        index: a row of `select_indexes`.
+        index: a row of `select_usable`.
         ef_search: None for what k needs.
         most: how many embedded messages match; None if that is not known.
     """
@@ -149,21 +151,20 @@ def index_answer(
     opened, short = list(range(len(asked.vectors))), list[int]()
     for times in SCANS:
         scanned = min(times * terms.k + SPARE, MOST_ROWS)
-        statement = _scan(asked, opened, terms, halfvec=index.halfvec, scanned=scanned)
-        frame = _renumbered(connection, statement, opened)
-        states = _states(frame, opened, terms.k, scanned, most)
-        found.append(frame[frame["query"].isin(states["settled"])])
+        statement = _scan(terms, halfvec=index.halfvec, scanned=scanned)
+        columns = columns_of(connection, statement, _parameters(asked, opened))
+        states = _states(columns, opened, terms.k, scanned, most)
+        frame = _renumbered([column for column in columns if column.name not in STATE], opened)
+        whole = len(states["settled"]) == len(opened)
+        found.append(frame if whole else frame[frame["query"].isin(states["settled"])])
         opened, short = states["unsettled"], short + states["short"]
         if not opened:
             break
     completed = sorted(opened + short)
     zero = 0 if terms.distance != "cosine" else None
     if completed:
-        frame = _exact(connection, asked, completed, terms)
-        zero = int(frame["zero"].max()) if len(frame) else 0
+        frame, zero = _exact(connection, asked, completed, terms)
         found.append(frame)
-    whole = pd.concat([part for part in found if len(part)] or found[:1])
-    whole = whole.drop(columns=["zero", "place", "found", "following"], errors="ignore")
     done = {
         "mode": "index",
         "index": index.name,
@@ -171,46 +172,60 @@ def index_answer(
         "completed": len(completed),
         "zero": zero,
     }
-    return Answer(whole.sort_values(["query", "rank"], ignore_index=True), done)
+    return Answer(_joined(found), done)
 
 
-def _states(frame: pd.DataFrame, queries: list[int], k: int, scanned: int, most: int | None) -> dict[str, list[int]]:
+def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
+    if len(found) == 1:
+        return found[0]
+    parts = [part for part in found if len(part)] or found[:1]
+    return pd.concat(parts).sort_values(["query", "rank"], ignore_index=True)
+
+
+def _states(columns: list[Column], queries: list[int], k: int, scanned: int, most: int | None) -> dict[str, list[int]]:
     """Queries that an index has answered, those that it should be asked for more, and those that it cannot answer."""
     states: dict[str, list[int]] = {"settled": [], "unsettled": [], "short": []}
-    answers = dict(tuple(frame.groupby("query")))
-    for query in queries:
-        rows = answers.get(query, frame[:0])
-        ended = len(rows) == 0 or rows["found"].iloc[0] < scanned
-        tied = len(rows) > 0 and rows["distance"].iloc[-1] == rows["following"].iloc[-1]
-        if len(rows) < (k if most is None else min(k, most)) or tied:
+    of = {column.name: np.asarray(column.values) for column in columns if column.name in ("query", "distance", *STATE)}
+    bounds = np.searchsorted(of["query"], np.arange(len(queries) + 1))
+    for query, (start, end) in zip(queries, pairwise(bounds), strict=True):
+        ended = start == end or of["found"][start] < scanned
+        tied = start < end and of["distance"][end - 1] == of["following"][end - 1]
+        if end - start < (k if most is None else min(k, most)) or tied:
             state = "short"  # which of equal distances come first, only all of them tell
         elif ended:
             state = "settled"
         else:
-            late = (rows["place"] > 0.75 * scanned).sum() > 0.01 * k
+            late = (of["place"][start:end] > 0.75 * scanned).sum() > 0.01 * k
             state = "unsettled" if late else "settled"
         states[state].append(query)
     return states
 
 
-def _scan(asked: Asked, queries: Sequence[int], terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
-    return select_neighbors_by_index(
-        [_as_text(asked.vectors[query]) for query in queries],
+def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
+    build = select_neighbors_by_index if terms.where else neighbors_template
+    return build(
         *terms.where,
         k=terms.k,
         scanned=scanned,
         halfvec=halfvec,
         distance=terms.distance,
-        own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
 
 
-def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
+def _parameters(asked: Asked, queries: Sequence[int]) -> dict[str, Any]:
+    return {"vectors": [_as_text(asked.vectors[query]) for query in queries], "own_ids": _own_ids(asked, queries)}
+
+
+def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> tuple[pd.DataFrame, int]:
+    """Neighbors of some queries, and how many messages have no distance."""
     if len(queries) == 1:
-        return _exact_one(connection, asked, queries[0], terms)
-    blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
-    return pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+        frame = _exact_one(connection, asked, queries[0], terms)
+    else:
+        blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
+        frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+    zero = frame.pop("zero")
+    return frame, int(zero.max()) if len(zero) else 0
 
 
 def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
@@ -222,7 +237,7 @@ def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], t
         own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
-    return _renumbered(connection, many, queries)
+    return _renumbered(columns_of(connection, many), queries)
 
 
 def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -> pd.DataFrame:
@@ -241,8 +256,8 @@ def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -
     return frame
 
 
-def _renumbered(connection: Connection, statement: Select[Any], queries: Sequence[int]) -> pd.DataFrame:
-    frame = to_frame(columns_of(connection, statement))
+def _renumbered(columns: list[Column], queries: Sequence[int]) -> pd.DataFrame:
+    frame = to_frame(columns)
     frame["query"] = np.asarray(queries, np.int64)[frame["query"].to_numpy(np.int64)]
     return frame
 
@@ -252,4 +267,5 @@ def _own_ids(asked: Asked, queries: Sequence[int]) -> list[str | None]:
 
 
 def _as_text(vector: Vectors) -> str:
-    return f"[{','.join(map(repr, vector.tolist()))}]"
+    # Nine digits tell every float32 from the next.
+    return f"[{','.join(['%.9g'] * len(vector)) % tuple(vector.tolist())}]"

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
 from sqlalchemy import Engine
 
+from contextkit.arrow import BULK_ROWS, VECTOR_ROWS, fetch
 from contextkit.errors import DimensionError, NotFoundError
-from contextkit.frames import embedding_matrix, read_df
+from contextkit.frames import embedding_matrix, to_frame
 from contextkit.models import EMBEDDING_DIMENSIONS, canonical_id
 from contextkit.queries import Distance, select_embeddings
 
@@ -81,7 +82,8 @@ def _is_matrix(dtype: Any) -> bool:
 
 
 def _embeddings(engine: Engine, ids: list[str], *, include_deleted: bool) -> Vectors:
-    frame = read_df(engine, select_embeddings(ids, include_deleted=include_deleted))
+    bulk = len(ids) * VECTOR_ROWS >= BULK_ROWS
+    frame = to_frame(fetch(engine, select_embeddings(ids, include_deleted=include_deleted), bulk=bulk))
     if unknown := sorted(set(ids) - set(frame["message_id"])):
         raise NotFoundError(f"no message, or a deleted one, has the id {', '.join(unknown[:5])}")
     if empty := frame.loc[frame["embedding"].isna(), "message_id"].tolist():

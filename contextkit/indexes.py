@@ -22,6 +22,7 @@ from contextkit.queries import (
     select_ground,
     select_indexes,
     select_means,
+    select_usable,
 )
 
 OLDEST_PGVECTOR = (0, 8)
@@ -133,27 +134,24 @@ def indexes_df(engine: Engine) -> pd.DataFrame:
 
 def find_index(connection: Connection, distance: Distance, *, halfvec: bool) -> Row[Any] | None:
     """Give the row of a valid index, contextkit's own before others."""
-    return next((row for row in _valid(connection, distance) if row.halfvec == halfvec), None)
+    rows = [row for row in connection.execute(select_indexes()) if row.valid]
+    alike = [row for row in rows if (row.distance, row.halfvec) == (distance, halfvec)]
+    return min(alike, key=lambda row: not _is_own(row), default=None)
 
 
 def indexes_to_search(connection: Connection, distance: Distance) -> list[Row[Any]]:
-    """Give the rows of the valid indexes for a distance, over whole vectors before halfvec.
+    """Give the rows of `select_usable` for a distance, over whole vectors before halfvec, own ones before others.
 
     Raises:
         SchemaError: there are none, or pgvector is too old for them.
     """
-    rows = sorted(_valid(connection, distance), key=lambda row: row.halfvec)
+    rows = sorted(connection.execute(select_usable(distance)), key=lambda row: (row.halfvec, not _is_own(row)))
     if not rows:
         raise SchemaError(
             f"no valid index is for the distance {distance}; create_index(engine, {distance!r}) builds one"
         )
-    _check_pgvector(connection.execute(select_ground("messages")).one().pgvector)
+    _check_pgvector(rows[0].pgvector)
     return rows
-
-
-def _valid(connection: Connection, distance: Distance) -> list[Row[Any]]:
-    rows = [row for row in connection.execute(select_indexes()) if row.valid and row.distance == distance]
-    return sorted(rows, key=lambda row: not _is_own(row))
 
 
 def _own_index(connection: Connection, distance: Distance, *, halfvec: bool) -> Row[Any] | None:

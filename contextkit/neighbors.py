@@ -88,10 +88,11 @@ def _finished(frame: pd.DataFrame, asked: Asked, max_distance: float | None) -> 
     found = frame["distance"].notna()
     if max_distance is not None:
         found &= frame["distance"] <= max_distance
-    frame = frame[found].reset_index(drop=True)
+    if not found.all():
+        frame = frame[found].reset_index(drop=True)
     if not asked.many:
-        return frame.drop(columns="query")
-    if asked.ids is not None:
+        del frame["query"]
+    elif asked.ids is not None:
         frame.insert(1, "query_message_id", pd.Series([asked.ids[row] for row in frame["query"]], dtype=str))
     return frame
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
@@ -26,6 +27,7 @@ from contextkit import (
     neighbors_df,
 )
 from contextkit.answers import _states
+from contextkit.arrow import Column
 from tests.benchmarks.data import write_clusters
 from tests.conftest import _fresh
 
@@ -332,13 +334,14 @@ def test_whether_an_index_has_answered(
     places: list[int], following: float, scanned: int, most: int | None, state: str
 ) -> None:
     rows = {
-        "query": 4,
+        "query": np.zeros(len(places), int),
         "place": places,
-        "found": 100,
-        "following": following,
+        "found": np.full(len(places), 100),
+        "following": np.full(len(places), following),
         "distance": np.arange(len(places), dtype=float),
     }
-    assert _states(pd.DataFrame(rows), [4], 3, scanned, most)[state] == [4]
+    columns = [Column(name, pa.chunked_array([pa.array(values)])) for name, values in rows.items()]
+    assert _states(columns, [4], 3, scanned, most)[state] == [4]
 
 
 @pytest.mark.parametrize("halfvec", KINDS.values(), ids=KINDS)

@@ -280,7 +280,7 @@ def test_queries_of_several_blocks_are_answered_like_single_ones(
     corpus: Engine, monkeypatch: pytest.MonkeyPatch, distance: Any
 ) -> None:
     monkeypatch.setattr(contextkit.answers, "BLOCK", 2)
-    ids = stored(corpus).dropna(subset="embedding")["message_id"].iloc[[3, 0, 3, 7, 5]]
+    ids = stored(corpus, Context.name != "zero")["message_id"].iloc[[3, 0, 3, 7, 5]]
     found = neighbors_df(corpus, ids, k=4, distance=distance, mode="exact")
     assert found["query"].tolist() == np.repeat(range(5), 4).tolist()
     for place, id_ in enumerate(ids):

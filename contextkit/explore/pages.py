@@ -15,13 +15,13 @@ from contextkit.frames import check_lineages, to_frame
 from contextkit.indexes import indexes_to_search
 from contextkit.models import Context
 from contextkit.queries import (
+    neighbors_template,
     select_contexts,
     select_count,
     select_family,
     select_history,
     select_matching,
     select_neighbors,
-    select_neighbors_by_index,
     select_page,
     select_parting,
     set_search,
@@ -108,14 +108,13 @@ def read_neighbors(engine: Engine, message_id: str) -> pd.DataFrame:
         few = connection.execute(select_matching(limit=FEW_ROWS + 1)).one().rows <= FEW_ROWS
         index = None if few else _index(connection)
         if index is None:
-            statement = select_neighbors(None, k=NEIGHBORS, own_id=message_id)
+            columns = columns_of(connection, select_neighbors(None, k=NEIGHBORS, own_id=message_id))
         else:
             connection.execute(set_search(ef_search_for(NEIGHBORS)))
             scanned = SCANS[-1] * NEIGHBORS + SPARE
-            statement = select_neighbors_by_index(
-                None, k=NEIGHBORS, scanned=scanned, halfvec=index.halfvec, own_ids=[message_id]
-            )
-        frame = to_frame(columns_of(connection, statement))
+            template = neighbors_template(k=NEIGHBORS, scanned=scanned, halfvec=index.halfvec)
+            columns = columns_of(connection, template, {"vectors": [None], "own_ids": [message_id]})
+    frame = to_frame(columns)
     frame.attrs = {"mode": "exact" if index is None else "index"}
     return frame[frame["distance"].notna()]
 

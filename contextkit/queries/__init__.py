@@ -23,13 +23,14 @@ from contextkit.queries.indexes import select_building as select_building
 from contextkit.queries.indexes import select_ground as select_ground
 from contextkit.queries.indexes import select_indexes as select_indexes
 from contextkit.queries.indexes import select_means as select_means
-from contextkit.queries.indexes import select_rivals as select_rivals
+from contextkit.queries.indexes import select_usable as select_usable
 from contextkit.queries.lineage import is_fork as is_fork
 from contextkit.queries.lineage import select_lineage_state as select_lineage_state
 from contextkit.queries.lineage import select_lineages as select_lineages
 from contextkit.queries.lineage import select_renumbered as select_renumbered
 from contextkit.queries.neighbors import OPERATORS as OPERATORS
 from contextkit.queries.neighbors import Distance as Distance
+from contextkit.queries.neighbors import neighbors_template as neighbors_template
 from contextkit.queries.neighbors import select_embeddings as select_embeddings
 from contextkit.queries.neighbors import select_matching as select_matching
 from contextkit.queries.neighbors import select_neighbors as select_neighbors

@@ -1,6 +1,21 @@
 """HNSW indexes over the embeddings: what is there, what is being built, and the SQL that builds and drops."""
 
-from sqlalchemy import BigInteger, Boolean, Integer, String, TextClause, column, text
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    TextClause,
+    column,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.sql.selectable import TextualSelect
 
 from contextkit.models import EMBEDDING_DIMENSIONS
@@ -58,20 +73,33 @@ def select_indexes() -> TextualSelect:
     )
 
 
-def select_rivals(name: str) -> TextClause:
-    """Bare names of the other valid indexes that give the same order as one, so that the planner may take them."""
-    return text(
+@cache
+def select_usable(distance: Distance) -> Select[Any]:
+    """Rows of `select_indexes` that are valid for a distance, version of pgvector, and rivals of each.
+
+    Rivals are bare names of other valid indexes that give the same order, so that the planner may take them.
+    """
+    index = select_indexes().subquery("usable")
+    rivals: ColumnElement[Any] = literal_column(
         """
-        select c.relname as name
-        from pg_index i
-        join pg_class c on c.oid = i.indexrelid
-        join pg_am a on a.oid = c.relam and a.amname in ('hnsw', 'ivfflat')
-        join pg_opclass o on o.oid = i.indclass[0]
-        join pg_index own on own.indexrelid = to_regclass(:name)
-        join pg_opclass p on p.oid = own.indclass[0] and p.opcname = o.opcname
-        where i.indrelid = own.indrelid and i.indisvalid and i.indexrelid <> own.indexrelid
+        array(
+            select cast(c.relname as text)
+            from pg_index own
+            join pg_opclass p on p.oid = own.indclass[0]
+            join pg_index i on i.indrelid = own.indrelid and i.indisvalid and i.indexrelid <> own.indexrelid
+            join pg_class c on c.oid = i.indexrelid
+            join pg_am a on a.oid = c.relam and a.amname in ('hnsw', 'ivfflat')
+            join pg_opclass o on o.oid = i.indclass[0] and o.opcname = p.opcname
+            where own.indexrelid = to_regclass(usable.name)
+        )
         """
-    ).bindparams(name=name)
+    )
+    pgvector: ColumnElement[Any] = literal_column("(select extversion from pg_extension where extname = 'vector')")
+    return (
+        select(index, pgvector.label("pgvector"), rivals.label("rivals"))
+        .where(index.c.valid, index.c.distance == distance)
+        .order_by(index.c.name)
+    )
 
 
 def select_building() -> TextClause:

@@ -1,6 +1,7 @@
 """Nearest stored messages to vectors, or to messages."""
 
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Select,
     Text,
     Uuid,
+    bindparam,
     cast,
     func,
     literal,
@@ -144,23 +146,23 @@ def select_neighbors_of_many(
 
 
 def select_neighbors_by_index(
-    vectors: Sequence[str] | None,
     *where: Condition,
     k: int,
     scanned: int,
     halfvec: bool,
     distance: Distance = "cosine",
-    own_ids: Sequence[str | None],
     include_deleted: bool = False,
 ) -> Select[Any]:
     """The k nearest among the first `scanned` matching messages that an index gives, for each of many vectors.
+
+    The parameter `vectors` holds their texts, null for the vector of the message beside it in `own_ids`.
 
     Columns as of `select_neighbors_of_many` without zero, and what tells whether more would have to be scanned:
     `place`, of the row in the order of the index; `found`, rows given by it; `following`, the distance of the
     next one in rank. The index is used where sorting is switched off (`set_search`).
     """
     split_conditions(where)
-    asked = _asked(vectors, own_ids)
+    asked = _asked()
     measured = Message.embedding.op(OPERATORS[distance], return_type=Float)(asked.c.vector)
     half = HALFVEC(EMBEDDING_DIMENSIONS)
     order = cast(Message.embedding, half).op(OPERATORS[distance])(cast(asked.c.vector, half)) if halfvec else measured
@@ -197,6 +199,11 @@ def select_neighbors_by_index(
     return _with_messages(ranked, *own).where(ranked.c.rank <= k).order_by(ranked.c.query, ranked.c.rank)
 
 
+neighbors_template = lru_cache(select_neighbors_by_index)
+"""The same, kept: building it takes longer than running it. Not with conditions, which would be kept, too."""
+
+
+@cache
 def set_search(ef_search: int) -> Select[Any]:
     """Settings, for this transaction only, with which an index answers and loses no rows."""
     settings = {
@@ -216,16 +223,15 @@ def set_search(ef_search: int) -> Select[Any]:
     return select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
 
 
-def _asked(vectors: Sequence[str] | None, own_ids: Sequence[str | None]) -> CTE:
-    texts = [None] * len(own_ids) if vectors is None else list(vectors)
+def _asked() -> CTE:
+    vectors = bindparam("vectors", type_=ARRAY(Text))
+    own_ids = bindparam("own_ids", type_=ARRAY(Uuid(as_uuid=False)))
     given = (
-        func.unnest(cast(texts, ARRAY(Text)), cast(list(own_ids), ARRAY(Uuid(as_uuid=False))))
+        func.unnest(vectors, own_ids)
         .table_valued("text", "own_id", with_ordinality="place", name="given")
         .render_derived()
     )
-    vector: ColumnElement[Any] = cast(given.c.text, VECTOR)
-    if vectors is None:
-        vector = _stored(given.c.own_id)
+    vector = func.coalesce(cast(given.c.text, VECTOR), _stored(given.c.own_id))
     # Materialized, or every vector would be read from its text again for every message.
     return select(vector.label("vector"), given.c.own_id, given.c.place).cte("asked").prefix_with("materialized")
 
