@@ -47,8 +47,10 @@ def _without_embeddings(database: Database) -> list[Measure]:
 
 def _with_embeddings(database: Database) -> Iterator[Measure]:
     """Each way of contextkit's with its target beside COPY."""
+    load, case = partial(messages_df, database.engine, embeddings=True), f"messages_df with embeddings, {MANY:,}"
     ways: dict[str, tuple[Call, float]] = {
-        f"messages_df with embeddings, {MANY:,}": (partial(messages_df, database.engine, embeddings=True), 1.5),
+        case: (load, 1.5),
+        f"{case}, connections=2": (partial(load, connections=2), 1.1),
     }
     others: dict[str, Call] = {
         COPY: partial(copy_out, database.url, EMBEDDED),
