@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from sqlalchemy import Engine, make_url
 
 from contextkit import connect, upgrade
 from contextkit.server import EmbeddedServer
+
+# Shells let what runs in the background ignore interrupts, and some tests send one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
