@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Row, Select
 
-from contextkit.arrow import Column, columns_of, literal_sql
+from contextkit.arrow import Column, columns_of
 from contextkit.asked import Asked, Vectors
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
 from contextkit.indexes import indexes_to_search
+from contextkit.literals import literal_sql
 from contextkit.plans import plan_of
 from contextkit.queries import (
     Condition,

@@ -1,14 +1,12 @@
 """Run a statement and get its columns in Arrow: in bulk over ADBC when rows are many, else on the engine's pool."""
 
 import json
-import math
 import threading
 from binascii import hexlify
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import pairwise
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -27,18 +25,14 @@ from pgvector import Vector
 from pgvector.sqlalchemy import VECTOR
 from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, Executable, event, text
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.exc import CompileError, InvalidRequestError
 
 from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
 from contextkit.interrupts import interruptible
+from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.plans import expected_rows
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import VectorColumn
-
-LITERAL = {"literal_binds": True}
-_DIALECT = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
 
 BULK_ROWS = 2_000
 """From how many expected rows on a connection of its own is cheaper than rows through Python (make bench)."""
@@ -67,6 +61,7 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "uuid": pa.string(),
     "varchar": pa.string(),
 }
+_ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}
 BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
 
 
@@ -110,42 +105,6 @@ def fetch(
 def _weight(statement: Executable) -> int:
     columns = getattr(statement, "selected_columns", ())
     return VECTOR_ROWS if any(isinstance(column.type, VECTOR) for column in columns) else 1
-
-
-def literal_sql(
-    connection: Connection, statement: Executable, parameters: Mapping[str, Any] | None = None
-) -> str | None:
-    """SQL with its values as literals, quoted by the dialect, as ADBC copies only without parameters.
-
-    None if a value is of a type that has no literals.
-
-    Raises:
-        ValueError: a parameter without a value, or a NUL character or NaN, which have no literal.
-    """
-    # Another parameter style than psycopg's, which would double every percent sign.
-    dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
-    dialect._backslash_escapes = connection.dialect._backslash_escapes  # type: ignore[attr-defined]
-    clause: Any = statement.params(parameters) if parameters else statement  # type: ignore[attr-defined]
-    try:
-        _refuse_unprintable(clause.compile(dialect=dialect).construct_params())
-        sql = str(clause.compile(dialect=dialect, compile_kwargs=LITERAL))
-    except InvalidRequestError as error:
-        raise ValueError(f"the statement lacks a value: {error}") from None
-    except CompileError:
-        return None
-    return sql.rstrip().removesuffix(";")
-
-
-def _refuse_unprintable(value: Any) -> None:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple | set):
-        for item in value:
-            _refuse_unprintable(item)
-    elif isinstance(value, str) and "\0" in value:
-        raise ValueError("a value holds a NUL character, which PostgreSQL does not store; remove it")
-    elif isinstance(value, float | Decimal) and math.isnan(value):
-        raise ValueError("a value is NaN; compare with a number, or with null by is_(None)")
 
 
 # On the pool
@@ -198,9 +157,10 @@ def _from_values(connection: Connection, kind: str, values: list[Any]) -> pa.Chu
         return values
     if kind == "uuid":
         values = [value if value is None else str(value) for value in values]
-    if kind == "numeric":
-        values = [None if value is None else float(value) for value in values]
-    return pa.chunked_array([pa.array(values, ARROW_TYPES[kind])])
+    if kind in _ROUNDED:
+        values = [None if value is None else float(_ROUNDED[kind](value)) for value in values]
+    array = pa.array(values, ARROW_TYPES[kind])
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])  # it is, beyond 2 GB of text
 
 
 def _vector(value: str | Vector | None) -> NDArray[np.float32] | None:
@@ -283,7 +243,7 @@ def _fetch_bulk(engine: Engine, sql: str, rows: int) -> list[Column] | None:
 def execute_bulk(
     engine: Engine, cursor: Any, sql: str, rows: int, matrix: NDArray[np.float32] | None = None
 ) -> list[Column] | None:
-    """Columns of a query, vectors in the matrix given for them, or None if one has a type that bulk does not read."""
+    """Columns of a query, vectors in the matrix given for them, or None if only the pool reads or refuses one."""
     cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
     cursor.execute(sql)
     reader = cursor.fetch_record_batch()
@@ -291,7 +251,8 @@ def execute_bulk(
     if not all(kind in BULK_TYPES for kind in types):
         _databases.pop(engine, None)  # types made since would stay unknown
         return None
-    return _read(cursor, reader, types, lambda: VectorColumn(rows, matrix))
+    columns = _read(cursor, reader, types, lambda: VectorColumn(rows, matrix))
+    return columns if all(_is_told(column.values) for column in columns) else None
 
 
 def _type_name(field: pa.Field) -> str:
@@ -315,7 +276,7 @@ def _read(
                     chunks[place].append(array.copy_to(pa.default_cpu_memory_manager()) if vectors else array)
 
     def dimensions() -> int:
-        cursor.execute(str(select_embedding_dimensions().compile(dialect=_DIALECT, compile_kwargs=LITERAL)))
+        cursor.execute(str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL)))
         return _length((cursor.fetchone() or (None,))[0])
 
     return [
@@ -331,6 +292,17 @@ def _from_arrow(kind: str, chunks: list[pa.Array]) -> pa.ChunkedArray | list[Any
     if kind == "uuid":
         plain = [_uuid_texts(chunk) for chunk in plain]
     return pa.chunked_array([chunk.cast(ARROW_TYPES[kind]) for chunk in plain], ARROW_TYPES[kind])
+
+
+def _is_told(values: pa.ChunkedArray | list[Any]) -> bool:
+    """Tell whether Python has all of these times; it has none for infinity, nor beyond the year 9999."""
+    if isinstance(values, list) or not pa.types.is_temporal(values.type):
+        return True
+    try:
+        pc.min_max(values).as_py()
+    except (OverflowError, ValueError):
+        return False
+    return True
 
 
 def _uuid_texts(storage: pa.FixedSizeBinaryArray) -> pa.StringArray:

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 import pandas as pd
 from sqlalchemy import URL, Engine, Select, false, text
 
-from contextkit.arrow import literal_sql
 from contextkit.connection import Settings, engine_at, settings_of, translated_errors
 from contextkit.extras import needed
-from contextkit.frames import history_df, messages_df, read_df
+from contextkit.frames import check_lineages, messages_df, read_df, stored_histories
+from contextkit.literals import literal_sql
 from contextkit.models import Context, Message
 from contextkit.partitions import partitions_of, positive
 from contextkit.queries import (
@@ -79,7 +79,7 @@ def histories_dask(
     """
     counted = select_history_partitions(positive("npartitions", npartitions), *where, include_deleted=include_deleted)
     statement = select_contexts(*where, include_deleted=include_deleted).order_by(None).order_by(Context.id)
-    load = partial(history_df, embeddings=embeddings, include_deleted=include_deleted)
+    load = partial(stored_histories, embeddings=embeddings, include_deleted=include_deleted)
     parts = _parts(engine, counted, statement, Context.id)
     return _frame("histories_dask", partial(_histories, load), parts, load(engine, []))
 
@@ -132,7 +132,11 @@ def _messages(part: _Part) -> pd.DataFrame:
 
 def _histories(load: Callable[[Engine, list[str]], pd.DataFrame], part: _Part) -> pd.DataFrame:
     with _reading:
-        return _indexed(load(_engine(part.url, part.settings), part.rows()["context_id"].tolist()))
+        engine, ids = _engine(part.url, part.settings), part.rows()["context_id"].tolist()
+        frame = load(engine, ids)
+        if absent := sorted(set(ids).difference(frame["context_id"])):
+            check_lineages(engine, absent, None, include_deleted=True)  # what was deleted meanwhile gives no rows
+        return _indexed(frame)
 
 
 def _indexed(frame: pd.DataFrame) -> pd.DataFrame:

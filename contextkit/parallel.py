@@ -7,15 +7,17 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select
 
-from contextkit.arrow import Column, bulk_cursor, execute_bulk, fetch, literal_sql
+from contextkit.arrow import Column, bulk_cursor, execute_bulk, fetch
 from contextkit.connection import settings_of, translated_errors
 from contextkit.interrupts import interruptible
+from contextkit.literals import literal_sql
 from contextkit.models import Message
 from contextkit.partitions import Partition, partitions_of
 from contextkit.queries import select_embedding_dimensions
@@ -53,7 +55,7 @@ def fetch_parallel(engine: Engine, statement: Select[Any], partitions: Select[An
         return fetch(engine, statement, bulk=False) if columns is None else columns
 
 
-_taking = threading.Lock()
+_taking: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def _places(engine: Engine, count: int) -> Iterator[Connection]:
     Taken one reader after the other, so that two never wait for each other's.
     """
     with ExitStack() as stack:
-        with _taking:
+        with _taking.setdefault(engine, threading.Lock()):
             taken = [stack.enter_context(engine.connect()) for _ in range(count)]
         for connection in taken:
             connection.invalidate()

@@ -24,6 +24,7 @@ from contextkit import (
     connect,
     contexts_df,
     delete_context,
+    distributed,
     history_df,
     load_sample,
     messages_df,
@@ -204,6 +205,21 @@ def test_an_error_of_a_worker_comes_back_as_ours(engine: Engine, cluster: Client
         connection.exec_driver_sql("alter table messages rename to elsewhere")
     with pytest.raises(SchemaError, match="a table is missing"):
         frame.compute()
+
+
+def test_a_context_that_is_deleted_meanwhile_gives_no_rows(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, gone = (add_context(engine) for _ in range(2))
+    for context_id in (kept, gone):
+        append_messages(engine, context_id, [{"role": "user", "content": "x"}])
+    real = distributed._Part.rows
+
+    def deleting(part: Any) -> pd.DataFrame:
+        rows = real(part)
+        delete_context(engine, gone)
+        return rows
+
+    monkeypatch.setattr(distributed._Part, "rows", deleting)
+    assert histories_dask(engine, 1).compute(scheduler="synchronous")["context_id"].tolist() == [kept]
 
 
 def test_a_cycle_of_parents_is_told(engine: Engine) -> None:

@@ -342,15 +342,34 @@ def test_a_folder_of_partitions_is_whole_or_as_it_was(
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
+def test_what_comes_into_the_folder_during_an_export_stays(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context_of(engine, ("user", "x"))
+    export_file(engine, tmp_path / "x", partitions=2)
+    real = exporting._write_parquet
+
+    def meanwhile(part: Path, frames: Any) -> int:
+        (tmp_path / "x" / "notes.txt").write_text("kept")
+        return real(part, frames)
+
+    monkeypatch.setattr(exporting, "_write_parquet", meanwhile)
+    with pytest.raises(ValueError, match="no export in partitions"):
+        export_file(engine, tmp_path / "x", partitions=2)
+    assert sorted(file.name for file in (tmp_path / "x").iterdir()) == ["notes.txt", "part-00000.parquet"]
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
 def test_a_folder_with_anything_else_is_never_replaced(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "part-00000.parquet").write_text("kept")
     (tmp_path / "x" / "notes.txt").write_text("kept")
     (tmp_path / "file").write_text("kept")
-    for name in ("x", "file"):
+    (tmp_path / "y" / "part-00000.parquet").mkdir(parents=True)
+    for name in ("x", "y", "file"):
         with pytest.raises(ValueError, match="no export in partitions"):
             export_file(engine, tmp_path / name, partitions=2)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "x"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "x", "y"]
     assert sorted(file.name for file in (tmp_path / "x").iterdir()) == ["notes.txt", "part-00000.parquet"]
     with pytest.raises(FileNotFoundError, match="make it first"):
         export_file(engine, tmp_path / "missing" / "x", partitions=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from sqlalchemy import ARRAY, Engine, Integer, String, Text, cast, create_engine, func, literal, select, text
+from sqlalchemy import ARRAY, Engine, Float, Integer, String, Text, cast, create_engine, func, literal, select, text
 
 from contextkit import (
     EMBEDDING_DIMENSIONS,
@@ -471,6 +471,26 @@ def test_bulk_reads_never_hold_more_connections_than_the_pool(
     assert len(messages_df(narrow)) == 356
     assert seen == [1]
     narrow.dispose()
+
+
+@pytest.mark.parametrize("way", ["pool", "bulk"])
+def test_values_mean_the_same_on_both_ways(reader: Engine, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0 if way == "bulk" else 10**9)
+    row = read_df(reader, text("select 5-:x\n as y, 0.1::float4 as a -- a remark").bindparams(x=-1)).iloc[0]
+    assert row.tolist() == [6, float(np.float32(0.1))]
+    assert read_df(reader, select((-literal(-1)).label("y")))["y"].tolist() == [1]
+    infinite = select(literal(1.5, Float) < literal(float("inf"), Float))
+    assert read_df(reader, infinite).iloc[0].tolist() == [True]
+
+
+@pytest.mark.parametrize("time", ["'infinity'::timestamptz", "'-infinity'::date", "'20000-01-01'::timestamp"])
+@pytest.mark.parametrize("way", ["pool", "bulk"])
+def test_times_that_python_has_none_of_are_refused(
+    reader: Engine, monkeypatch: pytest.MonkeyPatch, way: str, time: str
+) -> None:
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0 if way == "bulk" else 10**9)
+    with pytest.raises(ValueError, match="beyond the year 9999"):
+        read_df(reader, text(f"select {time} as at"))
 
 
 def test_batches_of_one_long_context_are_read_in_bulk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ ORDER = [
     "partitions",
     "vectors",
     "plans",
+    "literals",
     "arrow",
     "parallel",
     "frames",

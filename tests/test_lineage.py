@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import ARRAY, CTE, Engine, Select, Text, func, literal, select
 
 from contextkit import LineageError, history_df, read_df, select_forks, select_history
-from contextkit.arrow import literal_sql
+from contextkit.literals import literal_sql
 from contextkit.plans import plan_of
 from contextkit.queries import select_families
 from contextkit.queries.lineage import asked_of, lineage_of, stretches_of, written_of

@@ -157,13 +157,13 @@ def _whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def _whole_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill beside the path; it takes the path's name when all went well, else it is removed."""
-    if path.exists() and not (path.is_dir() and all(PART_NAME.fullmatch(file.name) for file in path.iterdir())):
-        raise ValueError(f"{path.name} is there and no export in partitions; name a new folder")
+    _check_replaceable(path)
     part, former = _beside(path), _beside(path)
     part.mkdir()
     try:
         yield part
         if path.exists():
+            _check_replaceable(path)  # again: what came into it meanwhile stays
             part.chmod(path.stat().st_mode)
             path.replace(former)  # no folder with files in it can be renamed over
         part.replace(path)
@@ -172,6 +172,13 @@ def _whole_folder(path: Path) -> Iterator[Path]:
             former.replace(path)
         for left in (part, former):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir() or not all(PART_NAME.fullmatch(file.name) and file.is_file() for file in path.iterdir()):
+        raise ValueError(f"{path.name} is there and no export in partitions; name a new folder")
 
 
 def _beside(path: Path) -> Path:

@@ -1,0 +1,65 @@
+"""SQL with its values spelled out, as ADBC copies only without parameters."""
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, Executable
+from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
+from sqlalchemy.exc import CompileError, InvalidRequestError
+
+LITERAL = {"literal_binds": True}
+
+
+class _Compiler(PGCompiler_psycopg):
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        if isinstance(value, float) and math.isinf(value):
+            return f"'{value}'::float8"
+        sql = str(super().render_literal_value(value, type_))  # type: ignore[no-untyped-call]
+        return f"({sql})" if sql.startswith("-") else sql  # with a minus before it, it would begin a comment
+
+
+class LiteralDialect(PGDialect_psycopg):
+    """What compiles SQL with LITERAL values."""
+
+    statement_compiler = _Compiler
+
+    def __init__(self) -> None:
+        """Take another parameter style than psycopg's, which would double every percent sign."""
+        super().__init__(paramstyle="named")  # type: ignore[no-untyped-call]
+
+
+def literal_sql(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any] | None = None
+) -> str | None:
+    """SQL with its values as literals, quoted by the dialect, as ADBC copies only without parameters.
+
+    None if a value is of a type that has no literals.
+
+    Raises:
+        ValueError: a parameter without a value, or a NUL character or NaN, which have no literal.
+    """
+    dialect = LiteralDialect()
+    dialect._backslash_escapes = connection.dialect._backslash_escapes  # type: ignore[attr-defined]
+    clause: Any = statement.params(parameters) if parameters else statement  # type: ignore[attr-defined]
+    try:
+        _refuse_unprintable(clause.compile(dialect=dialect).construct_params())
+        sql = str(clause.compile(dialect=dialect, compile_kwargs=LITERAL))
+    except InvalidRequestError as error:
+        raise ValueError(f"the statement lacks a value: {error}") from None
+    except CompileError:
+        return None
+    return sql.rstrip().removesuffix(";") + "\n"  # a comment at the end must not swallow what COPY adds
+
+
+def _refuse_unprintable(value: Any) -> None:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set):
+        for item in value:
+            _refuse_unprintable(item)
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError("a value holds a NUL character, which PostgreSQL does not store; remove it")
+    elif isinstance(value, float | Decimal) and math.isnan(value):
+        raise ValueError("a value is NaN; compare with a number, or with null by is_(None)")
