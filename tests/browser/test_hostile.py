@@ -127,6 +127,7 @@ def look_at_all(watched: Watched, ids: list[str]) -> None:
     for context_id in ids:
         page.get_by_label("search", exact=True).fill(context_id)
         page.get_by_label("search", exact=True).press("Enter")
+        page.locator(".contextkit-code").get_by_text(f"icontains('{context_id}'").wait_for()
         page.get_by_text("contexts 1 to 1, the last").wait_for()
         page.get_by_label("contexts", exact=True).select_option(index=0)
         page.locator(".contextkit-code").get_by_text(f'history_df(engine, "{context_id}"').wait_for()
