@@ -275,6 +275,24 @@ def test_a_page_shows_at_least_one_message_and_an_empty_frame_none(sample: Engin
     assert show(messages_df(sample, Message.content == "nobody wrote this")).text == "no messages"
 
 
+def test_frames_of_no_rows_or_of_null_contents_are_shown_whole() -> None:
+    assert show(pd.DataFrame({"role": [], "content": []})).text == "no messages"
+    for contents in ([None, "x", "y"], [None, None, None]):
+        rendered = show(pd.DataFrame({"role": ["user"] * 3, "content": contents}))
+        assert len(items_of(rendered)) == 3
+        assert "more message" not in rendered.text
+
+
+def test_numbers_and_times_are_shown_alike_of_whatever_type_they_came() -> None:
+    at = "2026-03-01 09:30:00+00:00"
+    typed = show(frame_of({"position": 1, "token_count": 2, "created_at": pd.Timestamp(at)}, {}))
+    assert "user | #1 | 2 tokens | 2026-03-01 09:30 UTC" in typed.text
+    assert show(frame_of({"position": 1.0, "token_count": 2.0, "created_at": at}, {})).text == typed.text
+    for column in ("position", "created_at"):
+        with pytest.raises(ValueError, match=f"the column {column} of a history has"):
+            show(frame_of({column: "soon"}))
+
+
 def test_several_contexts_each_have_a_title_and_say_what_they_hold(sample: Engine) -> None:
     contexts = contexts_df(sample).head(2)
     history = history_df(sample, contexts["context_id"]).merge(contexts[["context_id", "name"]])
