@@ -1,5 +1,6 @@
 """What the widget reads and shows, without a browser; tests/browser has what a browser makes of it."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -454,6 +455,41 @@ def test_choosing_shows_a_transcript_its_tree_its_neighbors_and_a_difference(sam
     explorer.contexts.value = (mail, explorer.contexts.options[-1][1])
     assert "diff_df" in explorer.code.value
     assert explorer.views.disabled
+
+
+def test_turning_shows_every_message_of_a_history_of_long_ones(engine: Engine) -> None:
+    context_id = add_context(engine, "long")
+    messages = [{"role": "user", "content": f"number {n}; {'x' * 10_000}"} for n in range(PAGE + 10)]
+    append_messages(engine, context_id, messages)
+    explorer, pages_seen = Explorer(engine), list[list[str]]()
+    explorer.show((context_id,))
+    pages_seen.append(shown_numbers(explorer))
+    while not explorer.later.disabled:
+        explorer.later.click()
+        pages_seen.append(shown_numbers(explorer))
+    assert [number for page in pages_seen for number in page] == [str(n) for n in range(PAGE + 10)]
+    for page in pages_seen[-2::-1]:
+        explorer.earlier.click()
+        assert shown_numbers(explorer) == page
+    assert explorer.earlier.disabled
+
+
+def shown_numbers(explorer: Explorer) -> list[str]:
+    return re.findall(r"<p>number (\d+);", explorer.html.value)
+
+
+def test_what_could_not_be_read_is_read_by_the_next_click(engine: Engine) -> None:
+    long = long_history(engine, 3 * PAGE)
+    explorer = Explorer(engine)
+    explorer.show((long,))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table messages rename to away")
+    explorer.later.click()
+    assert explorer.error.value
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table away rename to messages")
+    explorer.later.click()
+    assert explorer.note.value == f"messages {PAGE + 1} to {2 * PAGE}; more follow"
 
 
 def test_the_first_question_is_what_neighbors_are_asked_for(sample: Engine) -> None:
