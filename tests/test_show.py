@@ -132,6 +132,17 @@ def test_markdown_too_deep_for_its_parser_is_shown_as_it_is_written() -> None:
     assert len(parsed(html_of("> " * 10 + "deep")).all("blockquote")) == 10
 
 
+def test_a_table_of_more_cells_than_it_writes_is_shown_as_it_is_written() -> None:
+    columns, quoted = 181, "> "
+    for before in ("", quoted):
+        lines = ["|" + "a|" * columns, "|" + "-|" * columns, *["x"] * 362]
+        written = html_of("\n".join(before + line for line in lines))
+        assert "<table>" not in written
+        assert len(written) < 10_000
+        assert parsed(written).text.strip() == "".join(lines)
+    assert len(parsed(html_of("|a|b|\n|-|-|\n" + "|x|y|\n" * 100)).all("td")) == 200
+
+
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
 @pytest.mark.parametrize("code", ["x = 'a' # <b>\n", "{[(" * 700, "\"'`/*" * 700, "a" * 2_000, " \n" * 1_000])
 def test_colored_code_is_all_there(language: str, code: str) -> None:
