@@ -423,6 +423,15 @@ def test_where_two_histories_part_is_where_diff_df_says(sample: Engine) -> None:
         assert parting.right == counted["right"] + counted["shared"]
 
 
+def test_histories_do_not_part_where_a_named_call_has_an_id_on_one_side_only(engine: Engine) -> None:
+    sides = [add_context(engine), add_context(engine)]
+    for context_id, tool_call_id in zip(sides, ("1", None), strict=True):
+        call = {"role": "assistant", "content": "{}", "tool_name": "weather", "tool_call_id": tool_call_id}
+        append_messages(engine, context_id, [call, {"role": "user", "content": "Thanks"}])
+    assert contextkit.diff_df(engine, *sides).attrs["shared"]["messages"] == 2
+    assert pages.read_parting(engine, *sides).shared == 2
+
+
 def test_of_long_histories_what_follows_where_they_part_is_shown(engine: Engine) -> None:
     left = long_history(engine, 3 * PAGE)
     right = fork_context(engine, left, PAGE)
