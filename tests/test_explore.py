@@ -220,6 +220,14 @@ def test_contexts_are_counted_unless_they_are_very_many_or_all_messages_would_be
     assert find(engine, Search("nothing")).summary == "no context"
 
 
+def test_a_next_page_whose_contexts_went_meanwhile_says_so(engine: Engine) -> None:
+    contexts = add_contexts(engine, PAGE + 1)
+    first = find(engine, Search())
+    for context_id in set(contexts) - set(ids(first)):
+        delete_context(engine, context_id)
+    assert following(engine, first).summary == "no context"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -241,6 +241,13 @@ def test_deleted_messages_are_struck_through(engine: Engine) -> None:
     assert not tree_of(show(history_df(engine, root))).all("del")
 
 
+def test_a_deleted_result_says_so_in_both_forms() -> None:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    rendered = show(frame_of(call("1"), result("1", "sun") | {"deleted_at": at}))
+    assert "result, deleted 2026-01-02 00:00 UTC: sun" in rendered.text
+    assert "deleted 2026-01-02 00:00 UTC" in items_of(rendered)[0].text
+
+
 def test_long_messages_are_folded_and_short_ones_are_not() -> None:
     items = items_of(show(frame_of({}, {"content": "word " * 1_000}, {"content": "line\n" * 50})))
     assert [len(item.all("details")) for item in items] == [0, 1, 1]

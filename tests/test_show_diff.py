@@ -125,6 +125,14 @@ def test_contexts_without_common_content_are_shown_and_say_so(shared: Engine) ->
     assert f"< context {forks[0]}" in rendered.text
 
 
+def test_contexts_without_messages_are_said_to_have_none(shared: Engine) -> None:
+    empty, other = add_context(shared), add_context(shared)
+    assert "no difference: neither has messages; no common ancestor" in show_diff(shared, empty, other).text
+    append_messages(shared, other, [user("one")])
+    for sides in ((empty, other), (other, empty)):
+        assert "no common content: one has no messages; no common ancestor" in show_diff(shared, *sides).text
+
+
 def test_equal_histories_say_so(shared: Engine) -> None:
     forks = two_forks(shared, [], [])
     rendered = show_diff(shared, *forks)

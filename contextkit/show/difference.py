@@ -65,6 +65,10 @@ def _about(frame: pd.DataFrame, names: dict[str, str]) -> str:
     ancestor, shared = frame.attrs["ancestor"], frame.attrs["shared"]["messages"]
     named = f"{names[ancestor]}, {ancestor}" if ancestor in names else ancestor
     related = f"common ancestor: {named}" if ancestor else "no common ancestor"
+    if frame.empty:
+        return f"no difference: neither has messages; {related}"
+    if not shared and not all(frame.attrs[side]["messages"] for side in ("left", "right")):
+        return f"no common content: one has no messages; {related}"
     if not shared:
         return f"no common content: the first messages differ already; {related}"
     if shared == len(frame):
