@@ -1,5 +1,6 @@
 """What the widget reads and shows, without a browser; tests/browser has what a browser makes of it."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,6 +220,14 @@ def test_contexts_are_counted_unless_they_are_very_many_or_all_messages_would_be
     assert find(engine, Search("nothing")).summary == "no context"
 
 
+def test_a_next_page_whose_contexts_went_meanwhile_says_so(engine: Engine) -> None:
+    contexts = add_contexts(engine, PAGE + 1)
+    first = find(engine, Search())
+    for context_id in set(contexts) - set(ids(first)):
+        delete_context(engine, context_id)
+    assert following(engine, first).summary == "no context"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -422,6 +431,15 @@ def test_where_two_histories_part_is_where_diff_df_says(sample: Engine) -> None:
         assert parting.right == counted["right"] + counted["shared"]
 
 
+def test_histories_do_not_part_where_a_named_call_has_an_id_on_one_side_only(engine: Engine) -> None:
+    sides = [add_context(engine), add_context(engine)]
+    for context_id, tool_call_id in zip(sides, ("1", None), strict=True):
+        call = {"role": "assistant", "content": "{}", "tool_name": "weather", "tool_call_id": tool_call_id}
+        append_messages(engine, context_id, [call, {"role": "user", "content": "Thanks"}])
+    assert contextkit.diff_df(engine, *sides).attrs["shared"]["messages"] == 2
+    assert pages.read_parting(engine, *sides).shared == 2
+
+
 def test_of_long_histories_what_follows_where_they_part_is_shown(engine: Engine) -> None:
     left = long_history(engine, 3 * PAGE)
     right = fork_context(engine, left, PAGE)
@@ -454,6 +472,41 @@ def test_choosing_shows_a_transcript_its_tree_its_neighbors_and_a_difference(sam
     explorer.contexts.value = (mail, explorer.contexts.options[-1][1])
     assert "diff_df" in explorer.code.value
     assert explorer.views.disabled
+
+
+def test_turning_shows_every_message_of_a_history_of_long_ones(engine: Engine) -> None:
+    context_id = add_context(engine, "long")
+    messages = [{"role": "user", "content": f"number {n}; {'x' * 10_000}"} for n in range(PAGE + 10)]
+    append_messages(engine, context_id, messages)
+    explorer, pages_seen = Explorer(engine), list[list[str]]()
+    explorer.show((context_id,))
+    pages_seen.append(shown_numbers(explorer))
+    while not explorer.later.disabled:
+        explorer.later.click()
+        pages_seen.append(shown_numbers(explorer))
+    assert [number for page in pages_seen for number in page] == [str(n) for n in range(PAGE + 10)]
+    for page in pages_seen[-2::-1]:
+        explorer.earlier.click()
+        assert shown_numbers(explorer) == page
+    assert explorer.earlier.disabled
+
+
+def shown_numbers(explorer: Explorer) -> list[str]:
+    return re.findall(r"<p>number (\d+);", explorer.html.value)
+
+
+def test_what_could_not_be_read_is_read_by_the_next_click(engine: Engine) -> None:
+    long = long_history(engine, 3 * PAGE)
+    explorer = Explorer(engine)
+    explorer.show((long,))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table messages rename to away")
+    explorer.later.click()
+    assert explorer.error.value
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table away rename to messages")
+    explorer.later.click()
+    assert explorer.note.value == f"messages {PAGE + 1} to {2 * PAGE}; more follow"
 
 
 def test_the_first_question_is_what_neighbors_are_asked_for(sample: Engine) -> None:

@@ -132,6 +132,17 @@ def test_markdown_too_deep_for_its_parser_is_shown_as_it_is_written() -> None:
     assert len(parsed(html_of("> " * 10 + "deep")).all("blockquote")) == 10
 
 
+def test_a_table_of_more_cells_than_it_writes_is_shown_as_it_is_written() -> None:
+    columns, quoted = 181, "> "
+    for before in ("", quoted):
+        lines = ["|" + "a|" * columns, "|" + "-|" * columns, *["x"] * 362]
+        written = html_of("\n".join(before + line for line in lines))
+        assert "<table>" not in written
+        assert len(written) < 10_000
+        assert parsed(written).text.strip() == "".join(lines)
+    assert len(parsed(html_of("|a|b|\n|-|-|\n" + "|x|y|\n" * 100)).all("td")) == 200
+
+
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
 @pytest.mark.parametrize("code", ["x = 'a' # <b>\n", "{[(" * 700, "\"'`/*" * 700, "a" * 2_000, " \n" * 1_000])
 def test_colored_code_is_all_there(language: str, code: str) -> None:
@@ -230,6 +241,13 @@ def test_deleted_messages_are_struck_through(engine: Engine) -> None:
     assert not tree_of(show(history_df(engine, root))).all("del")
 
 
+def test_a_deleted_result_says_so_in_both_forms() -> None:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    rendered = show(frame_of(call("1"), result("1", "sun") | {"deleted_at": at}))
+    assert "result, deleted 2026-01-02 00:00 UTC: sun" in rendered.text
+    assert "deleted 2026-01-02 00:00 UTC" in items_of(rendered)[0].text
+
+
 def test_long_messages_are_folded_and_short_ones_are_not() -> None:
     items = items_of(show(frame_of({}, {"content": "word " * 1_000}, {"content": "line\n" * 50})))
     assert [len(item.all("details")) for item in items] == [0, 1, 1]
@@ -273,6 +291,24 @@ def test_a_page_shows_at_least_one_message_and_an_empty_frame_none(sample: Engin
     assert len(items_of(show(frame_of({"content": "x" * 10**6})))) == 1
     assert items_of(show(messages_df(sample, Message.content == "nobody wrote this"))) == []
     assert show(messages_df(sample, Message.content == "nobody wrote this")).text == "no messages"
+
+
+def test_frames_of_no_rows_or_of_null_contents_are_shown_whole() -> None:
+    assert show(pd.DataFrame({"role": [], "content": []})).text == "no messages"
+    for contents in ([None, "x", "y"], [None, None, None]):
+        rendered = show(pd.DataFrame({"role": ["user"] * 3, "content": contents}))
+        assert len(items_of(rendered)) == 3
+        assert "more message" not in rendered.text
+
+
+def test_numbers_and_times_are_shown_alike_of_whatever_type_they_came() -> None:
+    at = "2026-03-01 09:30:00+00:00"
+    typed = show(frame_of({"position": 1, "token_count": 2, "created_at": pd.Timestamp(at)}, {}))
+    assert "user | #1 | 2 tokens | 2026-03-01 09:30 UTC" in typed.text
+    assert show(frame_of({"position": 1.0, "token_count": 2.0, "created_at": at}, {})).text == typed.text
+    for column in ("position", "created_at"):
+        with pytest.raises(ValueError, match=f"the column {column} of a history has"):
+            show(frame_of({column: "soon"}))
 
 
 def test_several_contexts_each_have_a_title_and_say_what_they_hold(sample: Engine) -> None:

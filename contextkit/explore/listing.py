@@ -33,9 +33,9 @@ class Listing:
     @property
     def summary(self) -> str:
         """Which of how many these are."""
-        last = self.first + len(self.page.frame)
-        if not last:
+        if self.page.frame.empty:
             return "no context"
+        last = self.first + len(self.page.frame)
         span = f"contexts {self.first + 1:,} to {last:,}"
         if not self.page.more:
             return f"{span}, the last"

@@ -8,6 +8,7 @@ from contextkit.explore.lines import Line, message_lines, named, neighbor_lines,
 from contextkit.explore.pages import (
     NEIGHBORS,
     PAGE,
+    Page,
     read_family,
     read_history,
     read_named,
@@ -15,19 +16,21 @@ from contextkit.explore.pages import (
     read_parting,
 )
 from contextkit.show import show, show_diff
+from contextkit.show.entries import fitting
 
 SIDES = '<div class="contextkit-sides"><div>{}</div><div>{}</div></div>'
 
 
 @dataclass(frozen=True)
 class View:
-    """Lines to choose from or HTML to read, and the line of Python that gives their frame."""
+    """Lines to choose from or HTML to read, of how many rows, and the line of Python that gives their frame."""
 
     code: str
     note: str
     html: str = ""
     lines: list[Line] = field(default_factory=list)
     chosen: str | None = None
+    rows: int = 0
     more: bool = False
 
 
@@ -39,11 +42,12 @@ def names(engine: Engine, context_ids: tuple[str, ...]) -> list[str]:
 
 def transcript(engine: Engine, context_id: str, start: int = 0, *, include_deleted: bool = False) -> View:
     """What the model saw, from message `start` on, counted from 0."""
-    page = read_history(engine, context_id, start, include_deleted=include_deleted)
+    page = _fitting(read_history(engine, context_id, start, include_deleted=include_deleted))
     return View(
         _history_code(context_id, start, len(page.frame), more=page.more, include_deleted=include_deleted),
         _span("message", start, len(page.frame), more=page.more),
         html=show(page.frame).html,
+        rows=len(page.frame),
         more=page.more,
     )
 
@@ -57,6 +61,7 @@ def messages(engine: Engine, context_id: str, start: int = 0, *, include_deleted
         _span("message", start, len(page.frame), more=page.more),
         lines=message_lines(page.frame),
         chosen=next(iter([*asked, *page.frame["message_id"]]), None),
+        rows=len(page.frame),
         more=page.more,
     )
 
@@ -93,6 +98,12 @@ def difference(engine: Engine, left: str, right: str) -> View:
     )
     note = f"{parting.shared:,} messages in common; of what follows {own}; all are in show_diff(engine, left, right)"
     return View(code, note, html=SIDES.format(*(show(side).html for side in sides)))
+
+
+def _fitting(page: Page) -> Page:
+    """What `show` shows of a page, so that the next one begins with what it leaves out."""
+    shown = fitting(page.frame)
+    return Page(page.frame[:shown], more=page.more or shown < len(page.frame))
 
 
 def _history_code(context_id: str, start: int, rows: int, *, more: bool, include_deleted: bool) -> str:

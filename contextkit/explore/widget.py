@@ -14,7 +14,6 @@ from contextkit.explore import views
 from contextkit.explore.finding import Kind, Search, Within
 from contextkit.explore.lines import HEAD, context_lines
 from contextkit.explore.listing import Listing, find, following, preceding
-from contextkit.explore.pages import PAGE
 from contextkit.explore.views import View
 from contextkit.queries import ORDERS
 
@@ -45,7 +44,8 @@ class Explorer:
         self._engine = engine
         self._listing: Listing
         self._chosen: tuple[str, ...] = ()
-        self._start = 0
+        self._starts: tuple[int, ...] = (0,)
+        self._rows = 0
         self.asked = self._search_widgets()
         self.contexts = _lines(w.SelectMultiple, "contexts")
         self.summary, self.listing_code, self.error = w.Label(), w.HTML(), w.HTML()
@@ -53,8 +53,8 @@ class Explorer:
         self.next = _button("next", self._page_forth, disabled=True)
         self.views = w.ToggleButtons(options=VIEWS, style={"button_width": "110px"})
         self.title, self.code, self.note, self.html = w.HTML(), w.HTML(), w.Label(), w.HTML()
-        self.earlier = _button("earlier", lambda: self._turn(-PAGE))
-        self.later = _button("later", lambda: self._turn(PAGE))
+        self.earlier = _button("earlier", lambda: self._look(self._chosen, self._starts[:-1]))
+        self.later = _button("later", self._later)
         self.tree = _lines(w.SelectMultiple, "fork tree")
         self.messages, self.near = _lines(w.Select, "messages"), _lines(w.Select, "neighbors")
         self.near_code, self.near_note = w.HTML(), w.Label()
@@ -138,43 +138,43 @@ class Explorer:
 
     def show(self, chosen: tuple[str, ...]) -> None:
         """Look at one context, or compare two."""
-        self._chosen, self._start = chosen, 0
-        self._look()
+        self._look(chosen, (0,))
 
-    def _turn(self, rows: int) -> None:
-        self._start += rows
-        self._look()
+    def _later(self) -> None:
+        self._look(self._chosen, (*self._starts, self._starts[-1] + self._rows))
 
-    def _look(self) -> None:
+    def _look(self, chosen: tuple[str, ...], starts: tuple[int, ...]) -> None:
         with self._told():
-            self.views.disabled = len(self._chosen) == 2
-            self.detail.children = self._parts()
+            if len(chosen) not in (1, 2):
+                self._chosen, self.views.disabled = chosen, False
+                self.detail.children = [w.Label("choose a context, or two to compare")]
+                return
+            view, names = self._view_of(chosen, starts[-1]), views.names(self._engine, chosen)
+            # Only here, as what could not be read would be passed over by the next click.
+            self._chosen, self._starts, self._rows = chosen, starts, view.rows
+            self.views.disabled = len(chosen) == 2
+            self.title.value = f"<h2>{escape(' and '.join(names))}</h2>"
+            self.detail.children = [*self._headed(view), *self._parts(view)]
 
-    def _parts(self) -> list[w.Widget]:
-        if len(self._chosen) == 2:
-            return self._read(views.difference(self._engine, *self._chosen))
-        if len(self._chosen) != 1:
-            return [w.Label("choose a context, or two to compare")]
-        (context_id,) = self._chosen
+    def _view_of(self, chosen: tuple[str, ...], start: int) -> View:
+        if len(chosen) == 2:
+            return views.difference(self._engine, *chosen)
+        (context_id,) = chosen
         if self.views.value == "fork tree":
-            return self._relatives(views.fork_tree(self._engine, context_id))
-        seen = {"start": self._start, "include_deleted": self.asked["include_deleted"].value}
-        if self.views.value == "neighbors":
-            return self._neighbors(views.messages(self._engine, context_id, **seen))
-        return self._read(views.transcript(self._engine, context_id, **seen))
+            return views.fork_tree(self._engine, context_id)
+        read = views.messages if self.views.value == "neighbors" else views.transcript
+        return read(self._engine, context_id, start, include_deleted=self.asked["include_deleted"].value)
 
-    def _read(self, view: View) -> list[w.Widget]:
-        self.html.value = view.html
-        return [*self._headed(view), self.html]
-
-    def _relatives(self, view: View) -> list[w.Widget]:
-        self.tree.options, self.tree.value = view.lines, self._chosen
-        return [*self._headed(view), self.tree, self.open]
-
-    def _neighbors(self, view: View) -> list[w.Widget]:
+    def _parts(self, view: View) -> list[w.Widget]:
+        if len(self._chosen) == 2 or self.views.value == "transcript":
+            self.html.value = view.html
+            return [self.html]
+        if self.views.value == "fork tree":
+            self.tree.options, self.tree.value = view.lines, self._chosen
+            return [self.tree, self.open]
         self.messages.options = view.lines
         self.messages.value = view.chosen
-        return [*self._headed(view), self.messages, self.near_code, self.near_note, self.near, self.open]
+        return [self.messages, self.near_code, self.near_note, self.near, self.open]
 
     def _ask_neighbors(self, message_id: str | None) -> None:
         with self._told():
@@ -190,10 +190,8 @@ class Explorer:
 
     def _headed(self, view: View) -> list[w.Widget]:
         self.code.value, self.note.value = _code(view.code), view.note
-        self.earlier.disabled, self.later.disabled = not self._start, not view.more
-        turning = [self.earlier, self.later] if self._start or view.more else []
-        names = views.names(self._engine, self._chosen)
-        self.title.value = f"<h2>{escape(' and '.join(names))}</h2>"
+        self.earlier.disabled, self.later.disabled = not self._starts[1:], not view.more
+        turning = [self.earlier, self.later] if self._starts[1:] or view.more else []
         return [self.title, self.code, w.HBox([*turning, self.note])]
 
     @contextmanager

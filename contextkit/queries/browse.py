@@ -89,7 +89,7 @@ def select_parting(left: str, right: str) -> Select[Any]:
     said = ("role", "content", "tool_name")
     equal = [ours.c[name].is_not_distinct_from(theirs.c[name]) for name in said]
     are_calls = ours.c.tool_call_id.is_(None) == theirs.c.tool_call_id.is_(None)
-    equal.append(or_(ours.c.role != "assistant", are_calls))
+    equal.append(or_(ours.c.role != "assistant", ours.c.tool_name.is_not(None), are_calls))
     beside = select(
         ours.c.position.label("left"),
         theirs.c.position.label("right"),

@@ -36,16 +36,23 @@ def difference_of(engine: Engine, frame: pd.DataFrame) -> Difference:
     names = _names(engine, [left, right, frame.attrs["ancestor"] or left])
     rows = checked(frame)
     shared, own = rows[frame["side"] == "both"], rows[frame["side"] != "both"]
-    tail, head = fitting(shared[::-1]), fitting(own)
+    tail, shown = fitting(shared[::-1]), _shown_of(frame, own)
     return Difference(
         titles=(names.get(left, f"context {left}"), names.get(right, f"context {right}")),
         about=_about(frame, names),
         figures=[("context", left, right), *_figures(frame)],
         shared=entries_of(shared.tail(tail)),
         before=_more(len(shared) - tail, "before, in diff_df(engine, left, right)"),
-        turns=_turns(frame, own.head(head)),
-        more=_more(len(own) - head, f"after, in diff_df(engine, left, right).iloc[{len(shared) + head}:]"),
+        turns=_turns(frame, shown),
+        more=_more(len(own) - len(shown), "after, in diff_df(engine, left, right)"),
     )
+
+
+def _shown_of(frame: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Rows that are shown: the first of both sides, as a frame has all of one side's turn before the other's."""
+    places = pd.DataFrame({"turn": frame["turn"], "rank": own.groupby([frame["turn"], frame["side"]]).cumcount()})
+    order = places.loc[own.index].sort_values(["turn", "rank"]).index
+    return own.loc[order[: fitting(own.loc[order])]].sort_index()
 
 
 def _names(engine: Engine, ids: list[str]) -> dict[str, str]:
@@ -58,6 +65,10 @@ def _about(frame: pd.DataFrame, names: dict[str, str]) -> str:
     ancestor, shared = frame.attrs["ancestor"], frame.attrs["shared"]["messages"]
     named = f"{names[ancestor]}, {ancestor}" if ancestor in names else ancestor
     related = f"common ancestor: {named}" if ancestor else "no common ancestor"
+    if frame.empty:
+        return f"no difference: neither has messages; {related}"
+    if not shared and not all(frame.attrs[side]["messages"] for side in ("left", "right")):
+        return f"no common content: one has no messages; {related}"
     if not shared:
         return f"no common content: the first messages differ already; {related}"
     if shared == len(frame):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
 
@@ -46,6 +47,8 @@ class Entry:
 
 
 COLUMNS = [field.name for field in fields(Entry) if field.name not in ("place", "is_call", "result")]
+NUMBERS = ("position", "version", "token_count")
+TIMES = ("created_at", "deleted_at")
 
 
 def checked(history: object) -> pd.DataFrame:
@@ -53,18 +56,29 @@ def checked(history: object) -> pd.DataFrame:
 
     Raises:
         TypeError: it is no frame.
-        ValueError: the frame has no role or content.
+        ValueError: the frame has no role or content, or no numbers or times where these belong.
     """
     if not isinstance(history, pd.DataFrame):
         raise TypeError(f"a history is a frame, as of history_df, not {type(history).__name__}")
     if missing := sorted({"role", "content"} - set(history.columns)):
         raise ValueError(f"a history has the columns role and content, and here is no {' and no '.join(missing)}")
-    return history.reset_index(drop=True).reindex(columns=COLUMNS)
+    rows = history.reset_index(drop=True).reindex(columns=COLUMNS)
+    return rows.assign(**{column: _converted(rows[column]) for column in (*NUMBERS, *TIMES)})
+
+
+def _converted(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Numbers and times as such: frames that were saved, joined or built by hand have them as floats and text."""
+    is_number = values.name in NUMBERS
+    try:
+        return values.astype("Int64") if is_number else pd.to_datetime(values, utc=True, format="ISO8601")
+    except (TypeError, ValueError) as error:
+        expected = "whole numbers" if is_number else "times"
+        raise ValueError(f"the column {values.name} of a history has {expected}, or nothing; convert it") from error
 
 
 def fitting(rows: pd.DataFrame) -> int:
     """How many rows are shown at once."""
-    lengths = rows["content"].head(MESSAGES).str.len().clip(upper=CHARACTERS)
+    lengths = rows["content"].head(MESSAGES).astype(object).str.len().fillna(0).clip(upper=CHARACTERS)
     return max(int((lengths.cumsum() <= PAGE_CHARACTERS).sum()), min(len(rows), 1))
 
 

@@ -18,8 +18,8 @@ def _facts(entry: Entry) -> Iterator[str]:
         yield f"#{entry.position}"
     if entry.inherited:
         yield "inherited"
-    if entry.deleted_at is not None:
-        yield f"deleted {_minute(entry.deleted_at)}"
+    if deleted := deletion(entry):
+        yield deleted
     if entry.tool_name and not entry.is_call:
         yield short(entry.tool_name)
     if entry.model is not None:
@@ -28,6 +28,11 @@ def _facts(entry: Entry) -> Iterator[str]:
         yield count(entry.token_count, "token")
     if entry.created_at is not None:
         yield _minute(entry.created_at)
+
+
+def deletion(entry: Entry) -> str:
+    """When an entry was deleted, in words; nothing if it was not."""
+    return f"deleted {_minute(entry.deleted_at)}" if entry.deleted_at is not None else ""
 
 
 def _minute(time: pd.Timestamp) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NESTING = 40
 """Blocks deeper in each other than that are shown as they are written; the parser drops them."""
+CELLS = 5_000
+"""Tables are shown as they are written where there could be more cells: rows need not write theirs."""
 SAFE = re.compile(r"https?://|mailto:", re.IGNORECASE)
 TAGS = {
     "blockquote": "blockquote",
@@ -58,19 +60,24 @@ def markdown(source: str, text: Text, code: Code) -> Markup:
         text: how text is written.
         code: how a block of code is written, given its language.
     """
-    tokens = _parser().parse(source)
+    tokens = _parser(tables=_most_cells(source) <= CELLS).parse(source)
     if any(token.level >= NESTING - 1 for token in tokens):
         return Markup('<p class="ck-plain">{}</p>').format(text(source))
     return Markup("").join(_written(token, text, code) for token in _flat(tokens) if not token.hidden)
 
 
+def _most_cells(source: str) -> int:
+    lines = source.splitlines()
+    return len(lines) * max((line.count("|") for line in lines if set(line) <= set("|-: \t>")), default=0)
+
+
 @cache
-def _parser() -> "MarkdownIt":
+def _parser(*, tables: bool) -> "MarkdownIt":
     from markdown_it import MarkdownIt
 
     # Definitions of references are off, as they show nothing: text would hide in them.
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": NESTING}).disable(["reference"])
-    parser.enable(["table", "strikethrough"])
+    parser.enable(["table", "strikethrough"] if tables else ["strikethrough"])
     parser.validateLink = lambda url: SAFE.match(url) is not None  # type: ignore[method-assign] # its documented way
     return parser
 

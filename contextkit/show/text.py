@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from textwrap import indent
 
 from contextkit.show.entries import Entry, Section
-from contextkit.show.facts import facts, fork_mark
+from contextkit.show.facts import deletion, facts, fork_mark
 from contextkit.show.rendered import count, short
 from contextkit.visible import visible
 
@@ -37,8 +37,14 @@ def entry_text(entry: Entry) -> str:
     if not entry.is_call:
         return f"{head}\n{indent(_cut(entry), '    ')}"
     call = f"{short(entry.tool_name or 'no name')} {short(entry.content, GIST_CHARACTERS)}"
-    result = short(entry.result.content, GIST_CHARACTERS) if entry.result else "no result here"
-    return f"{head}\n    tool call: {call}\n    result: {result}"
+    return f"{head}\n    tool call: {call}\n    {_result(entry.result)}"
+
+
+def _result(result: Entry | None) -> str:
+    if result is None:
+        return "result: no result here"
+    deleted = f", {deletion(result)}" if deletion(result) else ""
+    return f"result{deleted}: {short(result.content, GIST_CHARACTERS)}"
 
 
 def _cut(entry: Entry) -> str:

@@ -32,7 +32,7 @@ def show(history: pd.DataFrame) -> Rendered:
 
     Raises:
         TypeError: the history is no frame.
-        ValueError: the frame has no role or content.
+        ValueError: the frame has no role or content, or no numbers or times where these belong.
 
     >>> show(pd.DataFrame({"role": ["user", "assistant"], "content": ["Hi", "Hello"]}))
     transcript

@@ -8,6 +8,7 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.paths import jupyter_runtime_dir
 from tornado.ioloop import IOLoop
 from traitlets.config import Config
@@ -28,7 +29,12 @@ REDIRECT = '<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" cont
 def run(port: int | None) -> None:
     """Serve the notebook of this folder until Ctrl-C."""
     folder = Path(__file__).parent
-    settings = {"allow_template_override": "NO", "allow_theme_override": "NO", "file_allowlist": []}
+    settings = {
+        "allow_template_override": "NO",
+        "allow_theme_override": "NO",
+        "file_allowlist": [],
+        "kernel_spec_manager_class": OwnKernel,
+    }
     studio = Studio(
         config=Config(VoilaConfiguration=settings),
         config_file_paths=[],  # a user's settings for Voilà may open it to others
@@ -43,6 +49,13 @@ def run(port: int | None) -> None:
     studio.initialize([])
     studio.template_paths.insert(0, str(folder))
     studio.start()
+
+
+class OwnKernel(KernelSpecManager):
+    """The kernel of the Python that runs this, whatever kernels are installed: another may not have contextkit."""
+
+    def _kernel_dirs_default(self) -> list[str]:
+        return []
 
 
 class Studio(Voila):  # type: ignore[misc]  # Voilà is untyped

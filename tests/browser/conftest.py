@@ -148,12 +148,16 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def studio(database: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """The studio on a database with the sample, until it is ended or the run is."""
+    """The studio on a database with the sample, until it is ended or the run is; the user's own kernel is broken."""
     load_sample(database)
-    runtime = tmp_path_factory.mktemp("runtime")
+    runtime, data = tmp_path_factory.mktemp("runtime"), tmp_path_factory.mktemp("data")
+    kernel = data / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["false"], "display_name": "another", "language": "python"}')
     environment = os.environ | {
         "BROWSER": "true",
         "DATABASE_URL": database.url.render_as_string(hide_password=False),
+        "JUPYTER_PATH": str(data),
         "JUPYTER_RUNTIME_DIR": str(runtime),
         "TMPDIR": str(runtime),
     }
