@@ -27,6 +27,7 @@ from contextkit import (
     explore,
     fork_context,
     load_sample,
+    messages_df,
     neighbors_df,
 )
 from contextkit.explore import listing as listings
@@ -393,6 +394,17 @@ def test_a_history_that_cannot_be_read_says_why(engine: Engine) -> None:
         read_history(engine, gone)
     assert len(read_history(engine, gone, include_deleted=True).frame) == 1
     assert read_history(engine, add_context(engine)).frame.empty
+
+
+def test_neighbors_that_an_index_leaves_out_are_there(sample: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_index(sample, progress=False)
+    monkeypatch.setattr(pages, "FEW_ROWS", 0)
+    real = pages._by_index
+    monkeypatch.setattr(pages, "_by_index", lambda *arguments: real(*arguments).head(3))
+    message_id = messages_df(sample, Message.embedding.is_not(None))["message_id"].iloc[0]
+    near = read_neighbors(sample, message_id)
+    assert near["message_id"].tolist() == neighbors_df(sample, message_id)["message_id"].tolist()
+    assert near.attrs["mode"] == "exact"
 
 
 @pytest.mark.parametrize("few", [pages.FEW_ROWS, 0])

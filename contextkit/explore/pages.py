@@ -107,16 +107,21 @@ def read_neighbors(engine: Engine, message_id: str) -> pd.DataFrame:
     with translated_errors(), engine.connect() as connection:
         few = connection.execute(select_matching(limit=FEW_ROWS + 1)).one().rows <= FEW_ROWS
         index = None if few else _index(connection)
-        if index is None:
-            columns = columns_of(connection, select_neighbors(None, k=NEIGHBORS, own_id=message_id))
-        else:
-            connection.execute(set_search(ef_search_for(NEIGHBORS)))
-            scanned = SCANS[-1] * NEIGHBORS + SPARE
-            template = neighbors_template(k=NEIGHBORS, scanned=scanned, halfvec=index.halfvec)
-            columns = columns_of(connection, template, {"vectors": [None], "own_ids": [message_id]})
-    frame = to_frame(columns)
+        frame = pd.DataFrame() if index is None else _by_index(connection, index, message_id)
+        if len(frame) < NEIGHBORS:  # an index may leave rows out
+            index = None
+            frame = to_frame(columns_of(connection, select_neighbors(None, k=NEIGHBORS, own_id=message_id)))
     frame.attrs = {"mode": "exact" if index is None else "index"}
     return frame[frame["distance"].notna()]
+
+
+def _by_index(connection: Any, index: Any, message_id: str) -> pd.DataFrame:
+    settings = connection.begin_nested()
+    connection.execute(set_search(ef_search_for(NEIGHBORS)))
+    template = neighbors_template(k=NEIGHBORS, scanned=SCANS[-1] * NEIGHBORS + SPARE, halfvec=index.halfvec)
+    columns = columns_of(connection, template, {"vectors": [None], "own_ids": [message_id]})
+    settings.rollback()
+    return to_frame(columns)
 
 
 def _index(connection: Any) -> Any:
