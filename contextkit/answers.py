@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Row, Select
+from sqlalchemy import Connection, Engine, Row, Select
 
-from contextkit.arrow import Column, columns_of
+from contextkit.arrow import Column, columns_after, columns_of
 from contextkit.asked import Asked, Vectors
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
@@ -32,6 +33,8 @@ Mode = Literal["auto", "exact", "index"]
 FEW_ROWS = 10_000
 """Up to so many matching messages, comparing with each is what auto does."""
 MOST_EF_SEARCH = 1000
+MANY = 2
+"""How many times FEW_ROWS is so much that it stays more until the server's statistics tell of a change."""
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40
@@ -56,30 +59,56 @@ class Terms:
 
 @dataclass
 class Answer:
-    """Neighbors of every query, by query and rank, and what was done to find them."""
+    """Neighbors of every query, by query and rank, and what was done to find them; of an index, in which state."""
 
     frame: pd.DataFrame
     done: dict[str, Any]
+    state: str | None = None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The index that answered among very many messages without conditions, and the state that it did so in."""
+
+    index: Row[Any]
+    state: str | None
+
+
+_seen: WeakKeyDictionary[Engine, dict[tuple[Distance, bool], _Seen]] = WeakKeyDictionary()
+"""By distance and whether with deleted messages; what was seen holds for as long as the state is the same."""
 
 
 def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_search: int | None) -> Answer:
     """Answer in a mode; the settings of the transaction change."""
-    matching = _matching(connection, terms, None if mode == "exact" else FEW_ROWS + 1)
+    seen = None if mode == "exact" or terms.where else _seen_before(connection, terms)
+    if seen is not None and not _overflows(asked, seen.index):
+        found = index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None)
+        if found.state == seen.state:
+            found.done["without_embedding"] = None
+            return found
+    limit = FEW_ROWS if terms.where else MANY * FEW_ROWS
+    matching = _matching(connection, terms, None if mode == "exact" else limit + 1)
     index = _index(connection, terms.distance, mode, matching.rows)
     if index is not None and (obstacle := _obstacle(connection, asked, terms, index)):
         if mode == "index":
             raise SchemaError(obstacle)
         index = None
     if index is None:
-        if matching.rows > FEW_ROWS and mode != "exact":
+        if matching.rows > limit and mode != "exact":
             matching = _matching(connection, terms, None)
         found = exact_answer(connection, asked, terms)
     else:
         most = matching.embedded if matching.rows <= FEW_ROWS else None
         found = index_answer(connection, asked, terms, index, ef_search=ef_search, most=most)
+        if not terms.where and matching.rows > limit and not index.rivals:
+            _seen.setdefault(connection.engine, {})[terms.distance, terms.include_deleted] = _Seen(index, found.state)
     counted = index is None or matching.rows <= FEW_ROWS
     found.done["without_embedding"] = matching.rows - matching.embedded if counted else None
     return found
+
+
+def _seen_before(connection: Connection, terms: Terms) -> _Seen | None:
+    return _seen.get(connection.engine, {}).get((terms.distance, terms.include_deleted))
 
 
 def _matching(connection: Connection, terms: Terms, limit: int | None) -> Row[Any]:
@@ -99,7 +128,7 @@ def _index(connection: Connection, distance: Distance, mode: Mode, rows: int) ->
 
 def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any]) -> str | None:
     """Say why an index would not be the one that answers, if so."""
-    if index.halfvec and (np.abs(asked.vectors) > MOST_HALF).any():
+    if _overflows(asked, index):
         return f"the query has numbers above {MOST_HALF}, which {index.name} over halfvec cannot compare; scale them"
     if not index.rivals or not len(asked.vectors):
         return None
@@ -112,6 +141,10 @@ def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any
     if taken := sorted(used.intersection(index.rivals)):
         return f"the planner takes the index {taken[0]} where {index.name} is meant; drop one of the two"
     return None
+
+
+def _overflows(asked: Asked, index: Row[Any]) -> bool:
+    return bool(index.halfvec and (np.abs(asked.vectors) > MOST_HALF).any())
 
 
 def _index_names(plan: dict[str, Any]) -> Iterator[str]:
@@ -147,17 +180,23 @@ def index_answer(
         most: how many embedded messages match; None if that is not known.
     """
     ef_search = int(ef_search or ef_search_for(terms.k))
-    connection.execute(set_search(ef_search))
     found: list[pd.DataFrame] = []
     opened, short = list(range(len(asked.vectors))), list[int]()
+    state = None
     for times in SCANS:
         scanned = min(times * terms.k + SPARE, MOST_ROWS)
         statement = _scan(terms, halfvec=index.halfvec, scanned=scanned)
-        columns = columns_of(connection, statement, _parameters(asked, opened))
+        parameters = _parameters(asked, opened)
+        if state is None:
+            (state, *_), columns = columns_after(connection, set_search(ef_search), statement, parameters)
+        else:
+            columns = columns_of(connection, statement, parameters)
         states = _states(columns, opened, terms.k, scanned, most)
-        frame = _renumbered([column for column in columns if column.name not in STATE], opened)
-        whole = len(states["settled"]) == len(opened)
-        found.append(frame if whole else frame[frame["query"].isin(states["settled"])])
+        frame = _framed([column for column in columns if column.name not in STATE], asked, opened)
+        if len(states["settled"]) == len(opened):
+            found.append(frame)
+        elif states["settled"]:
+            found.append(frame[frame["query"].isin(states["settled"])])
         opened, short = states["unsettled"], short + states["short"]
         if not opened:
             break
@@ -173,7 +212,7 @@ def index_answer(
         "completed": len(completed),
         "zero": zero,
     }
-    return Answer(_joined(found), done)
+    return Answer(_joined(found), done, state)
 
 
 def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
@@ -238,7 +277,7 @@ def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], t
         own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
-    return _renumbered(columns_of(connection, many), queries)
+    return _framed(columns_of(connection, many), asked, queries)
 
 
 def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -> pd.DataFrame:
@@ -253,11 +292,15 @@ def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -
         zero=True,
     )
     frame = to_frame(columns_of(connection, one))
-    frame.insert(0, "query", np.full(len(frame), query, np.int64))
+    if asked.many:
+        frame.insert(0, "query", np.full(len(frame), query, np.int64))
     return frame
 
 
-def _renumbered(columns: list[Column], queries: Sequence[int]) -> pd.DataFrame:
+def _framed(columns: list[Column], asked: Asked, queries: Sequence[int]) -> pd.DataFrame:
+    """Frame with the numbers of the queries where these are many."""
+    if not asked.many:
+        return to_frame([column for column in columns if column.name != "query"])
     frame = to_frame(columns)
     frame["query"] = np.asarray(queries, np.int64)[frame["query"].to_numpy(np.int64)]
     return frame

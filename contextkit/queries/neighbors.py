@@ -1,7 +1,7 @@
 """Nearest stored messages to vectors, or to messages."""
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -201,26 +201,6 @@ def select_neighbors_by_index(
 
 neighbors_template = lru_cache(select_neighbors_by_index)
 """The same, kept: building it takes longer than running it. Not with conditions, which would be kept, too."""
-
-
-@cache
-def set_search(ef_search: int) -> Select[Any]:
-    """Settings, for this transaction only, with which an index answers and loses no rows."""
-    settings = {
-        # Of an index scan the planner leaves out that every other plan reads the vectors, which are out of line.
-        "enable_sort": "off",
-        "enable_indexscan": "on",
-        "enable_nestloop": "on",
-        "jit": "off",
-        "ivfflat.probes": 32_768,  # dear, so that HNSW is taken where both are there
-        "hnsw.ef_search": ef_search,
-        "hnsw.iterative_scan": "relaxed_order",
-        "hnsw.max_scan_tuples": 2**31 - 1,
-        # 1 GB, about ten million visited messages; a scan that stops there is completed exactly.
-        "work_mem": "64MB",
-        "hnsw.scan_mem_multiplier": 16,
-    }
-    return select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
 
 
 def _asked() -> CTE:

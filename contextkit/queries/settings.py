@@ -1,0 +1,47 @@
+"""Settings of a transaction that searches by an index, and what tells that its database is still the same."""
+
+from functools import cache
+
+from sqlalchemy import TextClause, text
+
+STATE = """
+    select concat_ws('; ',
+        (select extversion from pg_extension where extname = 'vector'),
+        (
+            select string_agg(cast(reltuples as text), ' ' order by oid)
+            from pg_class
+            where oid in (cast('contexts' as regclass), cast('messages' as regclass))
+        ),
+        (
+            select string_agg(concat_ws(' ', indexrelid, cast(indexrelid as regclass), indisvalid), ', ' order by indexrelid)
+            from pg_index
+            where indrelid = cast('messages' as regclass)
+        )
+    )
+"""
+
+
+@cache
+def set_search(ef_search: int) -> TextClause:
+    """Settings, for this transaction only, with which an index answers and loses no rows; gives `state`.
+
+    State is a text that is another once indexes of messages come, go or are renamed, pgvector is updated, or the
+    server has counted the rows of the tables anew.
+    """
+    settings = {
+        # Of an index scan the planner leaves out that every other plan reads the vectors, which are out of line.
+        "enable_sort": "off",
+        "enable_indexscan": "on",
+        "enable_nestloop": "on",
+        "jit": "off",
+        "ivfflat.probes": 32_768,  # dear, so that HNSW is taken where both are there
+        "hnsw.ef_search": ef_search,
+        "hnsw.iterative_scan": "relaxed_order",
+        "hnsw.max_scan_tuples": 2**31 - 1,
+        # 1 GB, about ten million visited messages; a scan that stops there is completed exactly.
+        "work_mem": "64MB",
+        "hnsw.scan_mem_multiplier": 16,
+    }
+    # All at once and spelled out, for each parameter would be bound and adapted for itself.
+    given = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    return text(f"select ({STATE}) as state, {given}")
