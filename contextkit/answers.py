@@ -11,7 +11,7 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, Row, Select
 
 from contextkit.arrow import Column, columns_after, columns_of
-from contextkit.asked import Asked, Vectors
+from contextkit.asked import Asked
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
 from contextkit.indexes import indexes_to_search
@@ -254,7 +254,7 @@ def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
 
 
 def _parameters(asked: Asked, queries: Sequence[int]) -> dict[str, Any]:
-    return {"vectors": [_as_text(asked.vectors[query]) for query in queries], "own_ids": _own_ids(asked, queries)}
+    return {"vectors": asked.vectors[queries], "own_ids": _own_ids(asked, queries)}
 
 
 def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> tuple[pd.DataFrame, int]:
@@ -308,8 +308,3 @@ def _framed(columns: list[Column], asked: Asked, queries: Sequence[int]) -> pd.D
 
 def _own_ids(asked: Asked, queries: Sequence[int]) -> list[str | None]:
     return [None if asked.ids is None else asked.ids[query] for query in queries]
-
-
-def _as_text(vector: Vectors) -> str:
-    # Nine digits tell every float32 from the next.
-    return f"[{','.join(['%.9g'] * len(vector)) % tuple(vector.tolist())}]"

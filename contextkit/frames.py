@@ -313,7 +313,7 @@ def to_frame(columns: list[Column]) -> pd.DataFrame:
     return pd.DataFrame({column.name: _array(column) for column in columns})
 
 
-def _array(column: Column) -> ExtensionArray:
+def _array(column: Column) -> ExtensionArray | NDArray[Any]:
     # Not a series: those have an index each, and to align these takes as long as a small read.
     values = column.values
     if isinstance(values, list):
@@ -322,8 +322,10 @@ def _array(column: Column) -> ExtensionArray:
         return pd.arrays.ArrowExtensionArray(values)
     certain = column.name in NEVER_NULL | FLAGS and values.null_count == 0
     known = (NOT_NULL if certain else NULLABLE).get(values.type)
-    array: ExtensionArray = known.__from_arrow__(values) if known else values.to_pandas().array
-    return array
+    if known:
+        return known.__from_arrow__(values)
+    plain = pa.types.is_floating(values.type) or certain
+    return values.to_numpy() if plain else values.to_pandas().array
 
 
 def _noted(frame: pd.DataFrame, function: str, **asked: Any) -> pd.DataFrame:

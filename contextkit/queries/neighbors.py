@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pgvector.sqlalchemy import HALFVEC, VECTOR
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     ARRAY,
     CTE,
+    REAL,
     ColumnElement,
     Float,
     FromClause,
@@ -23,10 +24,12 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    type_coerce,
 )
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import aliased
 
+from contextkit.binary import RealsType, VectorType
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.queries.columns import Condition, live, message_columns, split_conditions
 
@@ -94,7 +97,7 @@ def select_neighbors(
     """
     split_conditions(where)
     others = () if own_id is None else (Message.id != own_id,)
-    asked = _stored(own_id) if vector is None else cast(vector, VECTOR)
+    asked = _stored(own_id) if vector is None else cast(vector, VectorType)
     nearest = _nearest(asked, (*where, *others), k=k, distance=distance, include_deleted=include_deleted).subquery(
         "nearest"
     )
@@ -155,7 +158,7 @@ def select_neighbors_by_index(
 ) -> Select[Any]:
     """The k nearest among the first `scanned` matching messages that an index gives, for each of many vectors.
 
-    The parameter `vectors` holds their texts, null for the vector of the message beside it in `own_ids`.
+    The parameter `vectors` is a matrix of them, or null for the vectors of the messages in `own_ids`.
 
     Columns as of `select_neighbors_of_many` without zero, and what tells whether more would have to be scanned:
     `place`, of the row in the order of the index; `found`, rows given by it; `following`, the distance of the
@@ -204,15 +207,13 @@ neighbors_template = lru_cache(select_neighbors_by_index)
 
 
 def _asked() -> CTE:
-    vectors = bindparam("vectors", type_=ARRAY(Text))
     own_ids = bindparam("own_ids", type_=ARRAY(Uuid(as_uuid=False)))
-    given = (
-        func.unnest(vectors, own_ids)
-        .table_valued("text", "own_id", with_ordinality="place", name="given")
-        .render_derived()
-    )
-    vector = func.coalesce(cast(given.c.text, VECTOR), _stored(given.c.own_id))
-    # Materialized, or every vector would be read from its text again for every message.
+    given = func.unnest(own_ids).table_valued("own_id", with_ordinality="place", name="given").render_derived()
+    numbers = select(cast(bindparam("vectors", type_=RealsType()), RealsType())).scalar_subquery()
+    vectors: Any = type_coerce(numbers, ARRAY(REAL))
+    end = given.c.place * EMBEDDING_DIMENSIONS
+    vector = func.coalesce(cast(vectors[end - (EMBEDDING_DIMENSIONS - 1) : end], VectorType), _stored(given.c.own_id))
+    # Materialized, or every vector would be read again for every message.
     return select(vector.label("vector"), given.c.own_id, given.c.place).cte("asked").prefix_with("materialized")
 
 
@@ -244,10 +245,10 @@ def _measured(
 ) -> CTE:
     """message_id and the distances to each of the vectors, as an array."""
     # Adding zeros gives a vector in memory; a stored one would be read from out of line for every comparison.
-    in_memory = Message.embedding.op("+")(cast(np.zeros(EMBEDDING_DIMENSIONS, np.float32), VECTOR)).label("vector")
+    in_memory = Message.embedding.op("+")(cast(np.zeros(EMBEDDING_DIMENSIONS, np.float32), VectorType)).label("vector")
     read = _embedded(in_memory, where=where, include_deleted=include_deleted).offset(0).subquery("read")
     operator = read.c.vector.op(OPERATORS[distance], return_type=Float)
-    distances = array([operator(cast(vector, VECTOR)) for vector in vectors], type_=Float)
+    distances = array([operator(cast(vector, VectorType)) for vector in vectors], type_=Float)
     return select(read.c.message_id, distances.label("distances")).cte("measured").prefix_with("materialized")
 
 

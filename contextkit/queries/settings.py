@@ -6,7 +6,6 @@ from sqlalchemy import TextClause, text
 
 STATE = """
     select concat_ws('; ',
-        (select extversion from pg_extension where extname = 'vector'),
         (
             select string_agg(cast(reltuples as text), ' ' order by oid)
             from pg_class
@@ -25,8 +24,8 @@ STATE = """
 def set_search(ef_search: int) -> TextClause:
     """Settings, for this transaction only, with which an index answers and loses no rows; gives `state`.
 
-    State is a text that is another once indexes of messages come, go or are renamed, pgvector is updated, or the
-    server has counted the rows of the tables anew.
+    State is a text that is another once indexes of messages come, go or are renamed, or the server has counted the
+    rows of the tables anew.
     """
     settings = {
         # Of an index scan the planner leaves out that every other plan reads the vectors, which are out of line.
