@@ -25,6 +25,7 @@ from contextkit.queries import (
     select_neighbors,
     select_neighbors_by_index,
     select_neighbors_of_many,
+    set_exact,
     set_search,
 )
 
@@ -80,30 +81,29 @@ _seen: WeakKeyDictionary[Engine, dict[tuple[Distance, bool], _Seen]] = WeakKeyDi
 
 def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_search: int | None) -> Answer:
     """Answer in a mode; the settings of the transaction change."""
-    seen = None if mode == "exact" or terms.where else _seen_before(connection, terms)
+    if mode == "exact":
+        return exact_answer(connection, asked, terms)
+    seen = None if terms.where else _seen_before(connection, terms)
     if seen is not None and not _overflows(asked, seen.index):
         found = index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None)
         if found.state == seen.state:
             found.done["without_embedding"] = None
             return found
     limit = FEW_ROWS if terms.where else MANY * FEW_ROWS
-    matching = _matching(connection, terms, None if mode == "exact" else limit + 1)
+    matching = _matching(connection, terms, limit + 1)
     index = _index(connection, terms.distance, mode, matching.rows)
     if index is not None and (obstacle := _obstacle(connection, asked, terms, index)):
         if mode == "index":
             raise SchemaError(obstacle)
         index = None
     if index is None:
-        if matching.rows > limit and mode != "exact":
-            matching = _matching(connection, terms, None)
-        found = exact_answer(connection, asked, terms)
-    else:
-        most = matching.embedded if matching.rows <= FEW_ROWS else None
-        found = index_answer(connection, asked, terms, index, ef_search=ef_search, most=most)
-        if not terms.where and matching.rows > limit and not index.rivals:
-            _seen.setdefault(connection.engine, {})[terms.distance, terms.include_deleted] = _Seen(index, found.state)
-    counted = index is None or matching.rows <= FEW_ROWS
-    found.done["without_embedding"] = matching.rows - matching.embedded if counted else None
+        return exact_answer(connection, asked, terms)
+    few = matching.rows <= FEW_ROWS
+    most = matching.embedded if few else None
+    found = index_answer(connection, asked, terms, index, ef_search=ef_search, most=most)
+    if not terms.where and matching.rows > limit and not index.rivals:
+        _seen.setdefault(connection.engine, {})[terms.distance, terms.include_deleted] = _Seen(index, found.state)
+    found.done["without_embedding"] = matching.rows - matching.embedded if few else None
     return found
 
 
@@ -111,12 +111,12 @@ def _seen_before(connection: Connection, terms: Terms) -> _Seen | None:
     return _seen.get(connection.engine, {}).get((terms.distance, terms.include_deleted))
 
 
-def _matching(connection: Connection, terms: Terms, limit: int | None) -> Row[Any]:
+def _matching(connection: Connection, terms: Terms, limit: int | None = None) -> Row[Any]:
     return connection.execute(select_matching(*terms.where, limit=limit, include_deleted=terms.include_deleted)).one()
 
 
 def _index(connection: Connection, distance: Distance, mode: Mode, rows: int) -> Row[Any] | None:
-    if mode == "exact" or (mode == "auto" and rows <= FEW_ROWS):
+    if mode == "auto" and rows <= FEW_ROWS:
         return None
     try:
         return indexes_to_search(connection, distance)[0]
@@ -161,9 +161,12 @@ def ef_search_for(k: int) -> int:
 
 def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
     """Compare with every matching message."""
-    frame, zero = _exact(connection, asked, range(len(asked.vectors)), terms)
-    done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0, "zero": zero}
-    return Answer(frame, done)
+    frame, zero, without_embedding = _exact(connection, asked, range(len(asked.vectors)), terms)
+    if without_embedding is None:
+        matching = _matching(connection, terms)
+        without_embedding = matching.rows - matching.embedded
+    done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0}
+    return Answer(frame, done | {"zero": zero, "without_embedding": without_embedding})
 
 
 def index_answer(
@@ -203,7 +206,7 @@ def index_answer(
     completed = sorted(opened + short)
     zero = 0 if terms.distance != "cosine" else None
     if completed:
-        frame, zero = _exact(connection, asked, completed, terms)
+        frame, zero, _ = _exact(connection, asked, completed, terms)
         found.append(frame)
     done = {
         "mode": "index",
@@ -257,15 +260,20 @@ def _parameters(asked: Asked, queries: Sequence[int]) -> dict[str, Any]:
     return {"vectors": asked.vectors[queries], "own_ids": _own_ids(asked, queries)}
 
 
-def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> tuple[pd.DataFrame, int]:
-    """Neighbors of some queries, and how many messages have no distance."""
+def _exact(
+    connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms
+) -> tuple[pd.DataFrame, int, int | None]:
+    """Neighbors of some queries, how many messages have no distance, and of one query how many no embedding."""
     if len(queries) == 1:
         frame = _exact_one(connection, asked, queries[0], terms)
-    else:
-        blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
-        frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
-    zero = frame.pop("zero")
-    return frame, int(zero.max()) if len(zero) else 0
+        return frame, _most(frame.pop("zero")), _most(frame.pop("without_embedding"))
+    blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
+    frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+    return frame, _most(frame.pop("zero")), None
+
+
+def _most(counts: "pd.Series[int]") -> int:
+    return int(counts.max()) if len(counts) else 0
 
 
 def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
@@ -277,7 +285,8 @@ def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], t
         own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
-    return _framed(columns_of(connection, many), asked, queries)
+    _, columns = columns_after(connection, set_exact(), many)
+    return _framed(columns, asked, queries)
 
 
 def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -> pd.DataFrame:
@@ -289,9 +298,10 @@ def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -
         distance=terms.distance,
         own_id=_own_ids(asked, [query])[0],
         include_deleted=terms.include_deleted,
-        zero=True,
+        counted=True,
     )
-    frame = to_frame(columns_of(connection, one))
+    _, columns = columns_after(connection, set_exact(), one)
+    frame = to_frame(columns)
     if asked.many:
         frame.insert(0, "query", np.full(len(frame), query, np.int64))
     return frame

@@ -138,8 +138,8 @@ def columns_after(
     """The row of a statement without parameters, and columns of another that runs after it; both travel at once."""
     driver: Any = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection) or not psycopg.capabilities.has_pipeline():
-        row = tuple(connection.execute(first).one())
-        return row, columns_of(connection, statement, parameters)
+        row = connection.execute(first).one()
+        return tuple(row), columns_of(connection, statement, parameters)
     with driver.pipeline() as pipeline:
         if not connection.in_transaction():
             connection.begin()
@@ -148,7 +148,7 @@ def columns_after(
         # SQLAlchemy looks at what came right after it sent a statement.
         event.listen(connection, "after_cursor_execute", lambda *_: pipeline.sync(), once=True)
         columns = columns_of(connection, statement, parameters)
-    return cursor.fetchone(), columns
+    return cast(tuple[Any, ...], cursor.fetchone()), columns
 
 
 def _load_ids_as_text(_connection: Any, cursor: Any, *_: object) -> None:

@@ -1,7 +1,7 @@
 """Vectors as parameters in PostgreSQL's binary form: as text, 1536 numbers take longer than to search with them."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import psycopg
 from pgvector import Vector
@@ -50,7 +50,7 @@ def _vector(value: Any) -> Binary | None:
 class RealsType(UserDefinedType[Any]):
     """The numbers of a float32 array, row by row, as `real[]`; always to be cast to it."""
 
-    cache_ok: ClassVar[bool] = True
+    cache_ok = True
 
     def get_col_spec(self, **_: object) -> str:
         """Give the type that a cast names."""
@@ -58,7 +58,9 @@ class RealsType(UserDefinedType[Any]):
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
         """Give what makes a parameter of an array."""
-        return _reals if dialect.driver == "psycopg" else lambda value: None if value is None else value.ravel().tolist()
+        return (
+            _reals if dialect.driver == "psycopg" else lambda value: None if value is None else value.ravel().tolist()
+        )
 
     def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
         """Spell the numbers out."""

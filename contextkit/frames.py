@@ -322,10 +322,12 @@ def _array(column: Column) -> ExtensionArray | NDArray[Any]:
         return pd.arrays.ArrowExtensionArray(values)
     certain = column.name in NEVER_NULL | FLAGS and values.null_count == 0
     known = (NOT_NULL if certain else NULLABLE).get(values.type)
+    array: ExtensionArray | NDArray[Any]
     if known:
-        return known.__from_arrow__(values)
-    plain = pa.types.is_floating(values.type) or certain
-    return values.to_numpy() if plain else values.to_pandas().array
+        array = known.__from_arrow__(values)
+    else:
+        array = values.to_numpy() if certain or pa.types.is_floating(values.type) else values.to_pandas().array
+    return array
 
 
 def _noted(frame: pd.DataFrame, function: str, **asked: Any) -> pd.DataFrame:

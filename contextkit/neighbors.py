@@ -62,12 +62,12 @@ def neighbors_df(
             message has no embedding; an argument is out of range.
     """
     _check(k, distance, mode, ef_search, max_distance)
-    asked = read_asked(engine, query, include_deleted=include_deleted)
-    check_vectors(asked.vectors, distance)
     terms = Terms(where, int(k), distance, include_deleted)
     with translated_errors(), engine.connect() as connection:
-        # One snapshot for what is counted, searched and completed; and never AUTOCOMMIT, for the settings.
+        # One snapshot for what is asked with, counted, searched and completed; never AUTOCOMMIT, for the settings.
         connection.execution_options(isolation_level="REPEATABLE READ")
+        asked = read_asked(connection, query, include_deleted=include_deleted)
+        check_vectors(asked.vectors, distance)
         found = answer(connection, asked, terms, mode, ef_search)
     frame = _finished(found.frame, asked, max_distance)
     given: dict[str, Any] = {

@@ -72,9 +72,9 @@ def recall_df(
     ids = read_df(engine, select_sample(int(sample)))["message_id"]
     if ids.empty:
         raise SchemaError("no message has an embedding, so there is nothing to ask with; embed_missing() fills them in")
-    asked = read_asked(engine, ids, include_deleted=False)
-    queries = [Asked(asked.vectors[row : row + 1], many=True, ids=[id_]) for row, id_ in enumerate(ids)]
     with translated_errors(), engine.connect() as connection:
+        asked = read_asked(connection, ids, include_deleted=False)
+        queries = [Asked(asked.vectors[row : row + 1], many=True, ids=[id_]) for row, id_ in enumerate(ids)]
         rows = [
             row
             for distance in distances

@@ -57,4 +57,5 @@ from contextkit.queries.search import select_text_index as select_text_index
 from contextkit.queries.search import select_text_matches as select_text_matches
 from contextkit.queries.search import select_text_notes as select_text_notes
 from contextkit.queries.search import text_index as text_index
+from contextkit.queries.settings import set_exact as set_exact
 from contextkit.queries.settings import set_search as set_search

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     FromClause,
+    LargeBinary,
     Select,
     Text,
     Uuid,
@@ -39,11 +40,11 @@ OPERATORS: dict[Distance, str] = {"cosine": "<=>", "l2": "<->", "inner": "<#>", 
 
 
 def select_embeddings(ids: Sequence[str], *, include_deleted: bool = False) -> Select[Any]:
-    """message_id and embedding of the messages of these ids."""
+    """message_id of the messages of these ids, and vector: their embeddings in binary."""
     wanted = func.unnest(cast(list(ids), ARRAY(Uuid(as_uuid=False)))).table_valued("id", name="wanted")
     columns: tuple[ColumnElement[Any], ...] = (
         Message.id.label("message_id"),
-        Message.embedding.label("embedding"),
+        func.vector_send(Message.embedding, type_=LargeBinary).label("vector"),
     )
     return (
         select(*columns)
@@ -87,23 +88,25 @@ def select_neighbors(
     distance: Distance = "cosine",
     own_id: str | None = None,
     include_deleted: bool = False,
-    zero: bool = False,
+    counted: bool = False,
 ) -> Select[Any]:
     """The k nearest messages to a vector, the message `own_id` left out; exact.
 
     Without a vector that of the message `own_id` is asked with, and never leaves the database.
 
-    With `zero`, on request, how many messages have no distance, as all-zero ones under cosine; those come last.
+    Counted, on request: `zero`, how many messages have no distance, as all-zero ones under cosine, and
+    `without_embedding`. Both kinds come last then.
     """
     split_conditions(where)
     others = () if own_id is None else (Message.id != own_id,)
     asked = _stored(own_id) if vector is None else cast(vector, VectorType)
-    nearest = _nearest(asked, (*where, *others), k=k, distance=distance, include_deleted=include_deleted).subquery(
-        "nearest"
-    )
+    embedded = () if counted else (Message.embedding.is_not(None),)
+    nearest = _nearest(
+        asked, (*where, *others, *embedded), k=k, distance=distance, include_deleted=include_deleted
+    ).subquery("nearest")
     rank = func.row_number().over(order_by=(nearest.c.distance, nearest.c.message_id))
-    counted = (nearest.c.zero,) if zero else ()
-    return _with_messages(nearest, rank.label("rank"), nearest.c.distance, *counted).order_by(rank)
+    counts = (nearest.c.zero, nearest.c.without_embedding) if counted else ()
+    return _with_messages(nearest, rank.label("rank"), nearest.c.distance, *counts).order_by(rank)
 
 
 def select_neighbors_of_many(
@@ -228,12 +231,15 @@ def _nearest(
     # Adding zero keeps an index, which may leave rows out, from answering the order.
     apart = Message.embedding.op(OPERATORS[distance], return_type=Float)(vector) + literal(0.0)
     measured = (
-        _embedded(apart.label("distance"), where=where, include_deleted=include_deleted)
+        _matching(apart.label("distance"), where=where, include_deleted=include_deleted)
         .offset(0)  # else every use of the distance would measure it again
         .subquery("measured")
     )
-    zero = func.count().filter(measured.c.distance == NAN).over()
-    return select(*measured.c, zero.label("zero")).order_by(measured.c.distance, measured.c.message_id).limit(k)
+    counts = (
+        func.count().filter(measured.c.distance == NAN).over().label("zero"),
+        func.count().filter(measured.c.distance.is_(None)).over().label("without_embedding"),
+    )
+    return select(*measured.c, *counts).order_by(measured.c.distance, measured.c.message_id).limit(k)
 
 
 def _measured(
@@ -246,17 +252,18 @@ def _measured(
     """message_id and the distances to each of the vectors, as an array."""
     # Adding zeros gives a vector in memory; a stored one would be read from out of line for every comparison.
     in_memory = Message.embedding.op("+")(cast(np.zeros(EMBEDDING_DIMENSIONS, np.float32), VectorType)).label("vector")
-    read = _embedded(in_memory, where=where, include_deleted=include_deleted).offset(0).subquery("read")
+    embedded = (*where, Message.embedding.is_not(None))
+    read = _matching(in_memory, where=embedded, include_deleted=include_deleted).offset(0).subquery("read")
     operator = read.c.vector.op(OPERATORS[distance], return_type=Float)
     distances = array([operator(cast(vector, VectorType)) for vector in vectors], type_=Float)
     return select(read.c.message_id, distances.label("distances")).cte("measured").prefix_with("materialized")
 
 
-def _embedded(column: ColumnElement[Any], *, where: tuple[Condition, ...], include_deleted: bool) -> Select[Any]:
+def _matching(column: ColumnElement[Any], *, where: tuple[Condition, ...], include_deleted: bool) -> Select[Any]:
     return (
         select(Message.id.label("message_id"), column)
         .join(Context, Context.id == Message.context_id)
-        .where(Message.embedding.is_not(None), *live(Context, Message, include_deleted=include_deleted), *where)
+        .where(*live(Context, Message, include_deleted=include_deleted), *where)
     )
 
 

@@ -1,5 +1,6 @@
-"""Settings of a transaction that searches by an index, and what tells that its database is still the same."""
+"""Settings of a transaction that searches, and what tells that its database is still the same."""
 
+from collections.abc import Mapping
 from functools import cache
 
 from sqlalchemy import TextClause, text
@@ -12,7 +13,9 @@ STATE = """
             where oid in (cast('contexts' as regclass), cast('messages' as regclass))
         ),
         (
-            select string_agg(concat_ws(' ', indexrelid, cast(indexrelid as regclass), indisvalid), ', ' order by indexrelid)
+            select string_agg(
+                concat_ws(' ', indexrelid, cast(indexrelid as regclass), indisvalid), ', ' order by indexrelid
+            )
             from pg_index
             where indrelid = cast('messages' as regclass)
         )
@@ -41,6 +44,18 @@ def set_search(ef_search: int) -> TextClause:
         "work_mem": "64MB",
         "hnsw.scan_mem_multiplier": 16,
     }
-    # All at once and spelled out, for each parameter would be bound and adapted for itself.
-    given = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-    return text(f"select ({STATE}) as state, {given}")
+    return text(f"select ({STATE}) as state, {_set(settings)}")
+
+
+def set_exact() -> TextClause:
+    """Settings, for this transaction only, with which comparing with many messages is shared by parallel workers.
+
+    The planner takes a distance for as cheap as a sum and thinks that workers do not pay. How many there may be
+    stays with the server, and so does from which size of the table.
+    """
+    return text(f"select {_set({'parallel_setup_cost': 0, 'parallel_tuple_cost': 0})}")
+
+
+def _set(settings: Mapping[str, object]) -> str:
+    # Spelled out, for each parameter would be bound and adapted for itself.
+    return ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
