@@ -35,7 +35,7 @@ FEW_ROWS = 10_000
 """Up to so many matching messages, comparing with each is what auto does."""
 MOST_EF_SEARCH = 1000
 MANY = 2
-"""How many times FEW_ROWS is so much that it stays more until the server's statistics tell of a change."""
+"""How many times FEW_ROWS match without conditions for these not to be counted again until the server analyzes them."""
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40

@@ -40,7 +40,8 @@ def neighbors_df(
         k: most neighbors per query.
         distance: cosine (0 to 2), l2, inner (the negative inner product) or l1; smaller is nearer.
         mode: exact compares with every message that meets the conditions; index uses one of `create_index`; auto
-            is exact where at most 10,000 messages meet the conditions or no index is there, else index.
+            is exact where at most 10,000 messages meet the conditions or no index is there, else index. Without
+            conditions, more than 20,000 are counted again only once the server has analyzed the tables anew.
         ef_search: candidates that an index keeps at once, 1 to 1000; by default 2 k + 40, at least 100.
         max_distance: leave out what is further away.
         include_deleted: with deleted messages, and those of deleted contexts.

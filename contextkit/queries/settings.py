@@ -8,7 +8,10 @@ from sqlalchemy import TextClause, text
 STATE = """
     select concat_ws('; ',
         (
-            select string_agg(cast(reltuples as text), ' ' order by oid)
+            select string_agg(
+                concat_ws(' ', reltuples, pg_stat_get_analyze_count(oid), pg_stat_get_autoanalyze_count(oid)),
+                ', ' order by oid
+            )
             from pg_class
             where oid in (cast('contexts' as regclass), cast('messages' as regclass))
         ),
@@ -27,8 +30,8 @@ STATE = """
 def set_search(ef_search: int) -> TextClause:
     """Settings, for this transaction only, with which an index answers and loses no rows; gives `state`.
 
-    State is a text that is another once indexes of messages come, go or are renamed, or the server has counted the
-    rows of the tables anew.
+    State is a text that is another once indexes of messages come, go or are renamed, or the server has analyzed one
+    of the tables anew, which it does by itself where a tenth has changed.
     """
     settings = {
         # Of an index scan the planner leaves out that every other plan reads the vectors, which are out of line.
