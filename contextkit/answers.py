@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Engine, Row, Select
 
-from contextkit.arrow import Column, columns_after, columns_of
+from contextkit.arrow import Column, columns_of
 from contextkit.asked import Asked
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
@@ -183,17 +183,13 @@ def index_answer(
         most: how many embedded messages match; None if that is not known.
     """
     ef_search = int(ef_search or ef_search_for(terms.k))
+    state = connection.execute(set_search(ef_search)).one().state
     found: list[pd.DataFrame] = []
     opened, short = list(range(len(asked.vectors))), list[int]()
-    state = None
     for times in SCANS:
         scanned = min(times * terms.k + SPARE, MOST_ROWS)
         statement = _scan(terms, halfvec=index.halfvec, scanned=scanned)
-        parameters = _parameters(asked, opened)
-        if state is None:
-            (state, *_), columns = columns_after(connection, set_search(ef_search), statement, parameters)
-        else:
-            columns = columns_of(connection, statement, parameters)
+        columns = columns_of(connection, statement, _parameters(asked, opened))
         states = _states(columns, opened, terms.k, scanned, most)
         frame = _framed([column for column in columns if column.name not in STATE], asked, opened)
         if len(states["settled"]) == len(opened):
@@ -264,6 +260,7 @@ def _exact(
     connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms
 ) -> tuple[pd.DataFrame, int, int | None]:
     """Neighbors of some queries, how many messages have no distance, and of one query how many no embedding."""
+    connection.execute(set_exact())
     if len(queries) == 1:
         frame = _exact_one(connection, asked, queries[0], terms)
         return frame, _most(frame.pop("zero")), _most(frame.pop("without_embedding"))
@@ -285,8 +282,7 @@ def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], t
         own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
-    _, columns = columns_after(connection, set_exact(), many)
-    return _framed(columns, asked, queries)
+    return _framed(columns_of(connection, many), asked, queries)
 
 
 def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -> pd.DataFrame:
@@ -300,8 +296,7 @@ def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -
         include_deleted=terms.include_deleted,
         counted=True,
     )
-    _, columns = columns_after(connection, set_exact(), one)
-    frame = to_frame(columns)
+    frame = to_frame(columns_of(connection, one))
     if asked.many:
         frame.insert(0, "query", np.full(len(frame), query, np.int64))
     return frame

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pgvector import Vector
 from pgvector.sqlalchemy import VECTOR
 from psycopg.types.string import TextLoader
-from sqlalchemy import Connection, Engine, Executable, TextClause, event, text
+from sqlalchemy import Connection, Engine, Executable, event, text
 
 from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
 from contextkit.interrupts import interruptible
@@ -130,25 +130,6 @@ def columns_of(
         Column(name, _from_values(connection, kind, list(values)))
         for name, kind, values in zip(result.keys(), types, by_column, strict=True)
     ]
-
-
-def columns_after(
-    connection: Connection, first: TextClause, statement: Executable, parameters: Mapping[str, Any] | None = None
-) -> tuple[tuple[Any, ...], list[Column]]:
-    """The row of a statement without parameters, and columns of another that runs after it; both travel at once."""
-    driver: Any = connection.connection.driver_connection
-    if not isinstance(driver, psycopg.Connection) or not psycopg.capabilities.has_pipeline():
-        row = connection.execute(first).one()
-        return tuple(row), columns_of(connection, statement, parameters)
-    with driver.pipeline() as pipeline:
-        if not connection.in_transaction():
-            connection.begin()
-        cursor = driver.cursor()
-        cursor.execute(first.text)
-        # SQLAlchemy looks at what came right after it sent a statement.
-        event.listen(connection, "after_cursor_execute", lambda *_: pipeline.sync(), once=True)
-        columns = columns_of(connection, statement, parameters)
-    return cast(tuple[Any, ...], cursor.fetchone()), columns
 
 
 def _load_ids_as_text(_connection: Any, cursor: Any, *_: object) -> None:

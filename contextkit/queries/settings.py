@@ -6,19 +6,14 @@ from functools import cache
 from sqlalchemy import TextClause, text
 
 STATE = """
-    select concat_ws('; ',
-        (
-            select string_agg(
-                concat_ws(' ', reltuples, pg_stat_get_analyze_count(oid), pg_stat_get_autoanalyze_count(oid)),
-                ', ' order by oid
-            )
-            from pg_class
-            where oid in (cast('contexts' as regclass), cast('messages' as regclass))
-        ),
-        (
-            select string_agg(
-                concat_ws(' ', indexrelid, cast(indexrelid as regclass), indisvalid), ', ' order by indexrelid
-            )
+    concat_ws(
+        ' ',
+        pg_stat_get_analyze_count(cast('contexts' as regclass)),
+        pg_stat_get_autoanalyze_count(cast('contexts' as regclass)),
+        pg_stat_get_analyze_count(cast('messages' as regclass)),
+        pg_stat_get_autoanalyze_count(cast('messages' as regclass)),
+        array(
+            select row(indexrelid, cast(indexrelid as regclass), indisvalid)
             from pg_index
             where indrelid = cast('messages' as regclass)
         )
@@ -47,9 +42,10 @@ def set_search(ef_search: int) -> TextClause:
         "work_mem": "64MB",
         "hnsw.scan_mem_multiplier": 16,
     }
-    return text(f"select ({STATE}) as state, {_set(settings)}")
+    return text(f"select {STATE} as state, {_set(settings)}")
 
 
+@cache
 def set_exact() -> TextClause:
     """Settings, for this transaction only, with which comparing with many messages is shared by parallel workers.
 
