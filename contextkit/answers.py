@@ -60,11 +60,10 @@ class Terms:
 
 @dataclass
 class Answer:
-    """Neighbors of every query, by query and rank, and what was done to find them; of an index, in which state."""
+    """Neighbors of every query, by query and rank, and what was done to find them."""
 
     frame: pd.DataFrame
     done: dict[str, Any]
-    state: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class _Seen:
     """The index that answered among very many messages without conditions, and the state that it did so in."""
 
     index: Row[Any]
-    state: str | None
+    state: str
 
 
 _seen: WeakKeyDictionary[Engine, dict[tuple[Distance, bool], _Seen]] = WeakKeyDictionary()
@@ -83,12 +82,10 @@ def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_se
     """Answer in a mode; the settings of the transaction change."""
     if mode == "exact":
         return exact_answer(connection, asked, terms)
+    ef_search = int(ef_search or ef_search_for(terms.k))
     seen = None if terms.where else _seen_before(connection, terms)
-    if seen is not None and not _overflows(asked, seen.index):
-        found = index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None)
-        if found.state == seen.state:
-            found.done["without_embedding"] = None
-            return found
+    if seen is not None and not _overflows(asked, seen.index) and _state(connection, ef_search) == seen.state:
+        return index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None)
     limit = FEW_ROWS if terms.where else MANY * FEW_ROWS
     matching = _matching(connection, terms, limit + 1)
     index = _index(connection, terms.distance, mode, matching.rows)
@@ -99,16 +96,23 @@ def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_se
     if index is None:
         return exact_answer(connection, asked, terms)
     few = matching.rows <= FEW_ROWS
+    state = _state(connection, ef_search)
+    if not terms.where and matching.rows > limit and not index.rivals:
+        _seen.setdefault(connection.engine, {})[terms.distance, terms.include_deleted] = _Seen(index, state)
     most = matching.embedded if few else None
     found = index_answer(connection, asked, terms, index, ef_search=ef_search, most=most)
-    if not terms.where and matching.rows > limit and not index.rivals:
-        _seen.setdefault(connection.engine, {})[terms.distance, terms.include_deleted] = _Seen(index, found.state)
     found.done["without_embedding"] = matching.rows - matching.embedded if few else None
     return found
 
 
 def _seen_before(connection: Connection, terms: Terms) -> _Seen | None:
     return _seen.get(connection.engine, {}).get((terms.distance, terms.include_deleted))
+
+
+def _state(connection: Connection, ef_search: int) -> str:
+    """Set what an index is asked with, and tell the state of the database."""
+    state: str = connection.execute(set_search(ef_search)).one().state
+    return state
 
 
 def _matching(connection: Connection, terms: Terms, limit: int | None = None) -> Row[Any]:
@@ -170,20 +174,18 @@ def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
 
 
 def index_answer(
-    connection: Connection, asked: Asked, terms: Terms, index: Row[Any], *, ef_search: int | None, most: int | None
+    connection: Connection, asked: Asked, terms: Terms, index: Row[Any], *, ef_search: int, most: int | None
 ) -> Answer:
     """Ask an index, and complete what it leaves open.
 
     Args:
-        connection: in a transaction, whose settings change.
+        connection: in a transaction with the settings of `set_search`.
         asked: the queries.
         terms: what they are asked with.
         index: a row of `select_usable`.
-        ef_search: None for what k needs.
+        ef_search: what is set there.
         most: how many embedded messages match; None if that is not known.
     """
-    ef_search = int(ef_search or ef_search_for(terms.k))
-    state = connection.execute(set_search(ef_search)).one().state
     found: list[pd.DataFrame] = []
     opened, short = list(range(len(asked.vectors))), list[int]()
     for times in SCANS:
@@ -210,8 +212,9 @@ def index_answer(
         "ef_search": ef_search,
         "completed": len(completed),
         "zero": zero,
+        "without_embedding": None,
     }
-    return Answer(_joined(found), done, state)
+    return Answer(_joined(found), done)
 
 
 def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
