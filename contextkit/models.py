@@ -94,9 +94,13 @@ def canonical_id(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"an id is text or a UUID, not {value!r:.60}; leave out rows without one")
     try:
-        return str(UUID(value))
+        found = UUID(value)
     except ValueError:
-        raise ValueError(f"not an id: a UUID is expected, not a text of {len(value)} characters") from None
+        found = None
+    # UUID also takes whatever int does for digits: spaces around them, a sign, 0x, other scripts' digits.
+    if found is None or found.hex not in value.replace("-", "").lower():
+        raise ValueError(f"not an id: a UUID is expected, not a text of {len(value)} characters")
+    return str(found)
 
 
 def canonical_ids(values: object) -> list[str]:

@@ -49,7 +49,7 @@ def conversation_of(value: object) -> Conversation:
     ranks: dict[str, int] = {}
     drafts = []
     for name, entry in value["mapping"].items():
-        place = f"mapping.{name}."
+        place = f"mapping.{name:.60}."
         if not isinstance(entry, dict):
             raise DefectiveError(place[:-1], "object expected")
         parent = field(entry, "parent", str, place)
@@ -66,7 +66,7 @@ def conversation_of(value: object) -> Conversation:
     try:
         nodes, spots, _ = grow(drafts)
     except DefectiveError as error:
-        raise DefectiveError(f"mapping.{error.place}.parent", error.reason) from None
+        raise DefectiveError(f"mapping.{error.place:.60}.parent", error.reason) from None
     active = leaf_below(nodes, spots.get(field(value, "current_node", str) or "")) or (nodes[-1].key if nodes else None)
     title = field(value, "title", str) or None
     return Conversation(key, title, answered(nodes), active, moment(value.get("create_time"), "create_time"))
@@ -78,7 +78,7 @@ def rows_of(message: dict[str, Any], key: str, place: str) -> tuple[tuple[Row, .
     metadata = field(message, "metadata", dict, place) or {}
     role = author.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise DefectiveError(f"{place}author.role", f"unknown role {role!r}")
+        raise DefectiveError(f"{place}author.role", f"unknown role {role!r:.40}")
     created_at = moment(message.get("create_time"), f"{place}create_time")
     kind = field(content, "content_type", str, f"{place}content.")
     hidden = metadata.get("is_visually_hidden_from_conversation") is True or message.get("weight") == 0

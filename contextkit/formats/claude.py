@@ -82,7 +82,7 @@ def draft_of(message: object, place: str) -> Draft:
         raise DefectiveError(f"{place}.uuid", "a message without an id")
     sender = message.get("sender")
     if not isinstance(sender, str) or sender not in ROLES:
-        raise DefectiveError(f"{place}.sender", f"unknown role {sender!r}")
+        raise DefectiveError(f"{place}.sender", f"unknown role {sender!r:.40}")
     parent = field(message, "parent_message_uuid", str, f"{place}.")
     role = ROLES[sender]
     text = field(message, "text", str, f"{place}.") or ""
@@ -116,7 +116,7 @@ def message_rows(message: dict[str, Any], key: str, tools: dict[str, str]) -> li
     """Rows of a message as the API has it; calls are added to the tools' names."""
     role, content, model = message.get("role"), message.get("content"), field(message, "model", str, "message.")
     if role not in ("user", "assistant"):
-        raise DefectiveError("message.role", f"unknown role {role!r}")
+        raise DefectiveError("message.role", f"unknown role {role!r:.40}")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):

@@ -122,12 +122,12 @@ def origins_first(files: "list[Source]", surveys: list[Survey]) -> "list[Source]
     stack, seen = numbers[::-1], set[int]()
     while stack:
         number = stack[-1]
-        before = {homes[uuid] for uuid in surveys[number].wanted if uuid in homes} - seen - {number}
-        if number in seen or not before:
+        if number in seen:
             done[stack.pop()] = None
-        else:
-            stack.extend(sorted(before, key=rank, reverse=True))
+            continue
         seen.add(number)
+        before = {homes[uuid] for uuid in surveys[number].wanted if uuid in homes} - seen
+        stack.extend(sorted(before, key=rank, reverse=True))
     return [files[number] for number in done]
 
 
@@ -230,7 +230,7 @@ def finished(chain: Chain, session: str, side: str, owners: Owners, titles: dict
     try:
         nodes, spots, links = grow(chain.drafts.values(), owners)
     except DefectiveError as error:
-        return Defect(None, "parentUuid", f"line {error.place}: {error.reason}")
+        return Defect(None, "parentUuid", f"line {error.place:.60}: {error.reason}")
     for key, spot in spots.items():
         if key in chain.results:  # what goes on from one of a reply's results has all of them
             spot = spots[chain.tails[chain.reply_of[key]]]

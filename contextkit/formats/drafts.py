@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"conversations([-_]?\d+)?\.json(\.gz)?")
 
+YEARS = range(2, 9999)
+"""In the first and the last year of datetime, times are in no other time zone's range."""
+
 Spot = str | tuple[str, str] | None
 """Where a source's message ended up: a node's key, another conversation's key and its node's, or nowhere."""
 
@@ -46,7 +49,7 @@ def read_export(source: "Source", made: Callable[[object], Conversation]) -> Ite
 def field(value: Mapping[str, Any], name: str, kind: type, place: str = "") -> Any:
     """A field of the kind, or None where it is absent or null."""
     found = value.get(name)
-    if found is not None and not isinstance(found, kind):
+    if found is not None and (isinstance(found, bool) or not isinstance(found, kind)):
         raise DefectiveError(f"{place}{name}", f"{kind.__name__} expected, {type(found).__name__} found")
     return found
 
@@ -58,12 +61,16 @@ def moment(value: object, place: str) -> datetime | None:
     try:
         if isinstance(value, str):
             time = datetime.fromisoformat(value)
-            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
+            time = (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            time = datetime.fromtimestamp(value, UTC)
+        else:
+            raise DefectiveError(place, "not a time")
     except (ValueError, OverflowError, OSError):
-        pass
-    raise DefectiveError(place, "not a time")
+        raise DefectiveError(place, "not a time") from None
+    if time.year not in YEARS:
+        raise DefectiveError(place, f"a time outside of the years {YEARS[0]} to {YEARS[-1]}")
+    return time
 
 
 def grow(

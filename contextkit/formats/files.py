@@ -1,27 +1,27 @@
 """What an import reads from: a plain file, .gz, .zip or folder, as JSON records with the lines they stand in."""
 
-import gzip
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from contextkit.errors import FormatError
 from contextkit.formats.conversation import Defect
+from contextkit.formats.packed import ZIP, damage_told, entries, plain
 from contextkit.models import is_storable
 
 Record = tuple[int, Any]
 
 ENDINGS = (".json", ".jsonl", ".ndjson")
-GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 LOOKED_AT = 20
 """Records of a file that tell its format: sessions may begin with lines of other types."""
+MOST_BYTES = 2**30
+"""Of a line, or of a file that is one value: each is read as a whole."""
+MOST_DEEP = 400
+"""Lists and objects within each other; what reads and writes JSON recurses, and callers need room, too."""
+TOO_DEEP = f"nested more than {MOST_DEEP} deep"
 
 
 @dataclass
@@ -34,10 +34,10 @@ class Notes:
     line: int | None = None
     unit: str = "line"
     """What is counted where records are being read: line, or item of an array."""
-    defects: list[tuple[str, Defect]] = field(default_factory=list)
-    """Malformed JSON that was passed over, with its file."""
-    unstorable: list[tuple[str, int, str, str]] = field(default_factory=list)
-    """File, line, field and text of what holds a NUL character or half of a surrogate pair."""
+    defects: dict[tuple[str, Defect], None] = field(default_factory=dict)
+    """Malformed JSON that was passed over, with its file; once, if it is read twice."""
+    unstorable: dict[str, tuple[str, int, str]] = field(default_factory=dict)
+    """File, line and field of each text that holds a NUL character or half of a surrogate pair; where it came last."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Source:
             for line, text, value in file._values():
                 self.notes.file, self.notes.line = file.name, line
                 if "\\u0000" in text or "\\ud" in text or "\\uD" in text:
-                    self.notes.unstorable += [(file.name, line, *found) for found in _unstorable(value)]
+                    for place, found in _unstorable(value):
+                        self.notes.unstorable[found] = (file.name, line, place)
                 yield line, value
 
     def head(self) -> list[Any]:
@@ -85,7 +86,7 @@ class Source:
     def _values(self, *, raising: bool = False) -> Iterator[tuple[int, str, Any]]:
         if self.opened is None:
             return
-        with _damage(self.name), self.opened() as file:
+        with damage_told(self.name), self.opened() as file:
             for line, text in _texts(file, self.name):
                 try:
                     if isinstance(text, FormatError):
@@ -100,8 +101,7 @@ class Source:
                     if raising or not self.notes.skip:
                         raise
                     place, reason = error.args[1:] if len(error.args) > 1 else (line, str(error))
-                    if (defect := (self.name, Defect(place, "", reason))) not in self.notes.defects:  # if read twice
-                        self.notes.defects.append(defect)
+                    self.notes.defects[self.name, Defect(place, "", reason)] = None
 
 
 def open_source(path: str | Path, notes: Notes | None = None) -> Source:
@@ -127,25 +127,18 @@ def _opened(path: Path, name: str, notes: Notes) -> Source:
         start = file.read(4)
     if start == ZIP:
         return _archive(path, name, notes)
-    return Source(name, lambda: _plain(path.open("rb")), notes=notes)
+    return Source(name, lambda: plain(path.open("rb"), name), notes=notes)
 
 
 def _archive(path: Path, name: str, notes: Notes) -> Source:
-    with _damage(name), zipfile.ZipFile(path) as archive:
-        entries = sorted(entry.filename for entry in archive.infolist() if not entry.is_dir())
-    wanted = [entry for entry in entries if _is_wanted(entry)]
+    wanted = {entry: opened for entry, opened in entries(path, name).items() if _is_wanted(entry)}
     if not wanted:
         raise FormatError(f"{name}: the archive holds no file that ends in {', '.join(ENDINGS)}")
 
     def opener(entry: str) -> Callable[[], IO[bytes]]:
-        return lambda: _plain(_entry(path, entry))
+        return lambda: plain(wanted[entry](), entry)
 
     return Source(name, members=tuple(Source(entry, opener(entry), notes=notes) for entry in wanted), notes=notes)
-
-
-def _entry(path: Path, entry: str) -> IO[bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return archive.open(entry)  # keeps the file open by itself
 
 
 def _is_wanted(name: str) -> bool:
@@ -154,32 +147,10 @@ def _is_wanted(name: str) -> bool:
     return not hidden and name.lower().removesuffix(".gz").endswith(ENDINGS)
 
 
-def _plain(file: IO[bytes]) -> IO[bytes]:
-    buffered = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
-    start = buffered.peek(2)[:2]  # type: ignore[attr-defined]
-    if start != GZIP:
-        return buffered
-    packed = gzip.GzipFile(fileobj=buffered)
-    packed.myfileobj = cast(io.FileIO, buffered)  # to be closed with it
-    return cast(IO[bytes], packed)
-
-
-@contextmanager
-def _damage(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error):
-        raise FormatError(f"{name}: the compressed file is damaged; get it anew") from None
-    except (NotImplementedError, RuntimeError) as error:
-        if isinstance(error, RecursionError):
-            raise
-        raise FormatError(f"{name}: the archive is encrypted or packed in an unknown way; unpack it first") from None
-
-
 def _texts(file: IO[bytes], name: str) -> Iterator[tuple[int, str | FormatError]]:
     """Give each line of JSON Lines with its number; a file that is one value comes whole."""
     first = True
-    for number, raw in enumerate(file, 1):
+    for number, raw in enumerate(_lines(file, name), 1):
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
@@ -188,7 +159,7 @@ def _texts(file: IO[bytes], name: str) -> Iterator[tuple[int, str | FormatError]
         if not text.strip():
             continue
         if first and (text.lstrip().startswith("[") or _is_open(text)):
-            whole = text + _rest(file, name)
+            whole = text + _rest(file, name, len(raw))
             if text.lstrip().startswith("[") or not _breaks_in_first_line(whole):
                 yield number, whole
             else:
@@ -196,6 +167,17 @@ def _texts(file: IO[bytes], name: str) -> Iterator[tuple[int, str | FormatError]
             return
         first = False
         yield number, text
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[bytes]:
+    while raw := file.readline(MOST_BYTES + 1):
+        _check_bytes(len(raw), name)
+        yield raw
+
+
+def _check_bytes(count: int, name: str) -> None:
+    if count > MOST_BYTES:
+        raise FormatError(f"{name}: a line, or a file that is one value, of over {MOST_BYTES >> 20} MiB; split it")
 
 
 def _is_open(line: str) -> bool:
@@ -212,14 +194,19 @@ def _breaks_in_first_line(text: str) -> bool:
         json.loads(text)
     except json.JSONDecodeError as error:
         return error.lineno == 1
-    except RecursionError:
+    except (ValueError, RecursionError):
         return True
     return False
 
 
-def _rest(file: IO[bytes], name: str) -> str:
+def _rest(file: IO[bytes], name: str, before: int) -> str:
+    parts: list[bytes] = []
+    while part := file.read(2**20):
+        before += len(part)
+        _check_bytes(before, name)
+        parts.append(part)
     try:
-        return file.read().decode("utf-8")
+        return b"".join(parts).decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError(f"{name}: not UTF-8 text") from None
 
@@ -236,9 +223,12 @@ def _items(text: str, name: str, before: int) -> Iterator[tuple[int, str, Any]]:
             value, end = decode(text, position)
         except json.JSONDecodeError as error:
             raise _malformed(name, before + error.lineno, f"no valid JSON: {error.msg}") from None
-        except RecursionError:
-            raise _malformed(name, before + text.count("\n", 0, position) + 1, "nested too deeply") from None
-        yield place, text[position:end], value
+        except (ValueError, RecursionError) as error:
+            raise _malformed(name, before + text.count("\n", 0, position) + 1, _refusal(error)) from None
+        item = text[position:end]
+        if _is_deep(item, value):
+            raise _malformed(name, before + text.count("\n", 0, position) + 1, TOO_DEEP)
+        yield place, item, value
         end = _after_space(text, end)
         mark = text[end : end + 1]
         if mark == "]":
@@ -257,11 +247,36 @@ def _after_space(text: str, position: int) -> int:
 
 def _parsed(text: str, name: str, line: int) -> Any:
     try:
-        return json.loads(text.rstrip())  # without the line's end, where errors would be in the next line
+        value = json.loads(text.rstrip())  # without the line's end, where errors would be in the next line
     except json.JSONDecodeError as error:
         raise _malformed(name, line + error.lineno - 1, f"no valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise _malformed(name, line, "nested too deeply") from None
+    except (ValueError, RecursionError) as error:
+        raise _malformed(name, line, _refusal(error)) from None
+    if _is_deep(text, value):
+        raise _malformed(name, line, TOO_DEEP)
+    return value
+
+
+def _refusal(error: Exception) -> str:
+    """Give the reason of what is JSON and not read: Python bounds the digits of a whole number, too."""
+    return TOO_DEEP if isinstance(error, RecursionError) else "a number of too many digits"
+
+
+def _is_deep(text: str, value: Any) -> bool:
+    """Tell whether a value is nested deeper than all that goes on with it can take."""
+    if text.count("[") + text.count("{") <= MOST_DEEP:
+        return False
+    level = [value]
+    for _ in range(MOST_DEEP):
+        level = [
+            item
+            for holder in level
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 class _MalformedError(FormatError):

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -43,6 +44,8 @@ BATCH_ROWS = 20_000
 MOST_ROWS_OF_NODE = 64
 ONE_IMPORT_AT_A_TIME = 0x636B_696D_706F_7274
 QUIET_SECONDS = 2.0
+LOOKED_AT = 1_000
+"""Texts noted last, that one at fault may be made of."""
 
 
 def import_file(
@@ -62,6 +65,11 @@ def import_file(
 
     openai and sharegpt files without ids know a conversation by its beginning, up to the first message of the user,
     and by how many of the file began like it before: another file's that begins alike is taken for the same.
+
+    What is hostile is refused: a line, or a file that is one value, of over 1 GiB, values nested more than 400 deep,
+    whole numbers of over 4,300 digits, times outside of the years 2 to 9998, and a .gz or .zip that unpacks to over
+    200 times its size and 64 MiB (unpacked, it is read). Time grows with the size of what is read; memory takes a few
+    times the largest line, or file that is one value.
 
     Args:
         engine: from `connect(write=True)`.
@@ -177,30 +185,29 @@ class _Import:
         self._write(trees)
         self._run_linked(format, linked)
 
-    def _run_linked(self, format: str, waiting: list[Conversation]) -> None:
-        while waiting:
-            links = self._targets(format, waiting)
-            keys = {conversation.key for conversation in waiting}
-            ready = [
-                conversation
-                for conversation in waiting
-                if all(
-                    link in links or link[0] not in keys - {conversation.key} for link in conversation.links.values()
-                )
-            ] or waiting[:1]
-            resolved = [
-                self._checked(
-                    format, conversation, {root: links[to] for root, to in conversation.links.items() if to in links}
-                )
-                for conversation in ready
-            ]
-            self._write([tree for tree in resolved if tree is not None])
-            done = {id(conversation) for conversation in ready}
-            waiting = [conversation for conversation in waiting if id(conversation) not in done]
+    def _run_linked(self, format: str, linked: list[Conversation]) -> None:
+        """Import what continues others, each after those; readers give them in that order."""
+        batch: dict[str, Conversation] = {}
+        for conversation in linked:
+            if any(key in batch for key, _ in conversation.links.values()) or conversation.key in batch:
+                self._write_linked(format, list(batch.values()))
+                batch = {}
+            batch[conversation.key] = conversation
+        self._write_linked(format, list(batch.values()))
 
-    def _targets(self, format: str, waiting: list[Conversation]) -> dict[tuple[str, str], str]:
+    def _write_linked(self, format: str, batch: list[Conversation]) -> None:
+        links = self._targets(format, batch)
+        trees = [
+            self._checked(
+                format, conversation, {root: links[to] for root, to in conversation.links.items() if to in links}
+            )
+            for conversation in batch
+        ]
+        self._write([tree for tree in trees if tree is not None])
+
+    def _targets(self, format: str, batch: list[Conversation]) -> dict[tuple[str, str], str]:
         """Give the id of the last stored row of each node that is continued."""
-        wanted = {link: conversation for conversation in waiting for link in conversation.links.values()}
+        wanted = {link: conversation for conversation in batch for link in conversation.links.values()}
         ids = {
             (key, node): [
                 message_id(format, wanted[key, node].scope(key), node, row) for row in range(MOST_ROWS_OF_NODE)
@@ -225,9 +232,12 @@ class _Import:
 
     def _locate(self, error: DefectiveTreeError) -> tuple[str, int | None, str]:
         """Find where in the files a text at fault was read."""
-        for file, line, place, text in reversed(self.notes.unstorable):
+        noted = self.notes.unstorable
+        if error.text in noted:
+            return noted[error.text]
+        for text, place in islice(reversed(noted.items()), LOOKED_AT):  # one that several were joined to
             if error.text and (text in error.text or error.text in text):
-                return file, line, place
+                return place
         return self.notes.file, self.notes.line, error.place
 
     def _refuse(self, defect: Defect, file: str | None = None) -> None:

@@ -14,7 +14,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from contextkit.formats.conversation import Conversation, Defect, Node, Row
+from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Node, Row
+from contextkit.formats.drafts import moment
 from contextkit.formats.files import Source
 from contextkit.formats.histories import History, HistoryNode, HistoryTree, Told
 from contextkit.formats.units import id_of
@@ -168,7 +169,8 @@ def _message(line: int, value: object) -> dict[str, Any]:
         if not (given is None or isinstance(given, str)) or (name == "message_id" and not given):
             raise _DefectiveError(line, name, "it is missing, or no text")
     rank = value.get("rank")
-    if not (rank is None or isinstance(rank, (int, float))):  # a union is made anew, which takes long
+    # NaN is no number: it has no place among others. A union would be made anew, which takes long.
+    if not (rank is None or (isinstance(rank, (int, float)) and rank == rank)):
         raise _DefectiveError(line, "rank", "it is no number")
     return value
 
@@ -183,13 +185,10 @@ def _rank(message: dict[str, Any]) -> tuple[bool, float]:
 
 
 def _time(line: int, value: object) -> datetime | None:
-    if value is None:
-        return None
     try:
-        time = datetime.fromisoformat(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise _DefectiveError(line, "created_date", "it is no time in ISO form") from None
-    return time if time.utcoffset() is not None else time.replace(tzinfo=UTC)
+        return moment(value, "created_date")
+    except DefectiveError as error:
+        raise _DefectiveError(line, error.place, error.reason) from None
 
 
 def write(histories: Iterable[History]) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,6 @@ the calls before them in order; the spelling of their arguments; and where the t
 messages are, and so do not always alternate, as some trainers want it.
 """
 
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -110,10 +109,7 @@ def _rows(turn: Any, place: str, calls: _Calls) -> list[Row]:
 
 def _call_rows(text: str, calls: _Calls) -> list[Row]:
     """Give a row per call; what is no JSON of name and arguments is one call, as it is."""
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = None
+    parsed = read_json(text)
     listed = parsed if isinstance(parsed, list) and parsed else [parsed]
     if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in listed):
         return [Row("assistant", text, calls.call(None))]

@@ -98,6 +98,8 @@ def tree_of(format: str, conversation: Conversation, links: dict[str, str]) -> T
             units.append(Unit(id_, parent, row, node.created_at, node.deleted_at, below))
             parent = id_
         ends[node.key] = parent
+    if sum(unit.row.token_count or 0 for units in by_node.values() for unit in units) > MOST_TOKENS:
+        raise DefectiveTreeError("token_count", f"the messages have more than {MOST_TOKENS} tokens together")
     active = _active_path(conversation)
     first = [unit for key, units in by_node.items() if key in active for unit in units]
     rest = [unit for key, units in by_node.items() if key not in active for unit in units]

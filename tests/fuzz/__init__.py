@@ -1,12 +1,1 @@
-"""Hostile input for whatever reads what others wrote: a target takes bytes, and fails for all but a documented error."""
-
-from collections.abc import Callable
-
-from tests.fuzz import archives, readers, shown, values
-
-TARGETS: dict[str, Callable[[bytes], None]] = {
-    **readers.TARGETS,
-    **archives.TARGETS,
-    **values.TARGETS,
-    **shown.TARGETS,
-}
+"""Fuzzing: `make fuzz`; a short form in tests/test_fuzz.py."""

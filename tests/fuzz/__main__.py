@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fuzz import TARGETS
 from tests.fuzz.seeds import seeds_of
+from tests.fuzz.targets import TARGETS
 
 RUNS = int(os.environ.get("CONTEXTKIT_EXAMPLES", "100000"))
 SLOW = {"markdown": 20, "files": 4}
@@ -23,7 +23,7 @@ def fuzz(name: str) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds_of(name)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options = [f"-runs={RUNS // SLOW.get(name, 1)}", "-max_len=16384", "-timeout=60", "-rss_limit_mb=2048"]
+    options = [f"-runs={RUNS // SLOW.get(name, 1)}", "-max_len=8192", "-timeout=60", "-rss_limit_mb=2048"]
     command = [sys.executable, "-m", "tests.fuzz.one", name, str(finds), *options, str(corpus)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     found = re.findall(r"^(?:FOUND|==\d+== ERROR).*", ran.stdout, re.MULTILINE)

@@ -8,7 +8,7 @@ from contextkit.errors import FormatError
 from contextkit.formats.files import Notes, open_source
 from contextkit.formats.importing import _recognised
 
-FOLDER = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108 # what is written there is nobody's
+FOLDER = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # what is written there is nobody's
 
 
 def opened(data: bytes) -> None:
@@ -22,8 +22,8 @@ def opened(data: bytes) -> None:
             _recognised(source, None)
             for line, _ in source.records():
                 assert line >= 1
-        except FormatError as error:
-            assert str(error)
+        except FormatError:
+            return
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {"files": opened}

@@ -1,4 +1,4 @@
-"""Changes to JSON that bytes changed at random hardly ever make: hostile values in any place, ids that name each other."""
+"""Changes to JSON that chance hardly makes of bytes: hostile values in any place, ids that name each other."""
 
 import json
 import random
@@ -8,7 +8,18 @@ from typing import Any
 Place = tuple[Any, Any]
 """A container and the key or index in it."""
 
-TOKENS = ("NaN", "-Infinity", "1e999999", "9" * 5_000, "-0", "1E400", '"\\ud800"', '"\\u0000"', "[" * 600, '{"a":' * 600)
+TOKENS = (
+    "NaN",
+    "-Infinity",
+    "1e999999",
+    "9" * 5_000,
+    "-0",
+    "1E400",
+    '"\\ud800"',
+    '"\\u0000"',
+    "[" * 600,
+    '{"a":' * 600,
+)
 """Values that json.dumps does not write."""
 
 
@@ -20,13 +31,14 @@ def nested(depth: int, *, lists: bool = True) -> Any:
     return value
 
 
-HOSTILE: tuple[Any, ...] = (
+HOSTILE = tuple(json.dumps(value) for value in (
     None, True, False, 0, -1, 2**31 - 1, 2**31, 2**63, -(2**63) - 1, 10**400, 1.5, 1e308, -1e308, 253402300799.9, "",
     " ", "\0", "\ud800", "x\udfff", "\ufeff", "/", "%2F", "a" * 3_000, "1", "user", "assistant", "system", "tool",
     "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999-23:59", "2024-01-01T00:00:00+16:00", "20240101", [], {},
-    [None], [[]], [{}], {"": None}, {"\0": "\0"}, nested(60), nested(395), nested(405), nested(980, lists=False),
+    [None], [[]], [{}], {"": None}, {"\0": "\0"}, nested(60), nested(395), nested(405), nested(600, lists=False),
     [0] * 500, {"type": "text", "text": "x"}, {"role": "user", "content": "x"}, {"from": "human", "value": "x"},
-)  # fmt: skip
+))  # fmt: skip
+"""As text, as values would be shared and change."""
 
 
 def mutated(data: bytes, most: int, chance: random.Random, bytewise: Callable[[bytes, int], bytes]) -> bytes:
@@ -72,7 +84,7 @@ def _change(records: list[Any], chance: random.Random) -> None:
     other, name = chance.choice(places)
     kind = chance.randrange(7)
     if kind < 2:
-        holder[key] = chance.choice(HOSTILE)
+        holder[key] = json.loads(chance.choice(HOSTILE))
     elif kind == 2:
         del holder[key]
     elif kind == 3:  # ids that repeat or form cycles; copies, as a value within itself could not be written

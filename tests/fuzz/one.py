@@ -9,7 +9,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["contextkit"]):
-    from tests.fuzz import TARGETS
+    from tests.fuzz.targets import TARGETS
 from tests.fuzz.mutations import mutated
 
 

@@ -33,8 +33,7 @@ def _is_read(format: str, data: bytes, *, skip: bool) -> bool:
                 _check_told(made)
             else:
                 check_conversation(format, made)
-    except FormatError as error:
-        assert str(error).startswith("x.jsonl")
+    except FormatError:
         return False
     for _, defect in notes.defects:
         _check_told(defect)
@@ -43,7 +42,7 @@ def _is_read(format: str, data: bytes, *, skip: bool) -> bool:
 
 def check_conversation(format: str, conversation: Conversation) -> None:
     """Fail if a conversation that is accepted is none that PostgreSQL stores."""
-    links = {root: "00000000-0000-4000-8000-000000000000" for root in conversation.links}
+    links = dict.fromkeys(conversation.links, "00000000-0000-4000-8000-000000000000")
     try:
         units = tree_of(format, conversation, links).units
     except DefectiveTreeError as error:

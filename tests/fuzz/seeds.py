@@ -6,6 +6,7 @@ import json
 import zipfile
 from typing import Any
 
+from contextkit.formats import FORMATS
 from tests import hostile
 from tests.fixtures_exports import (
     chatgpt_conversations,
@@ -15,7 +16,7 @@ from tests.fixtures_exports import (
     random_sessions,
 )
 
-MOST_BYTES = 12_000
+MOST_BYTES = 6_000
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"word": "tide"}'}}
 CHAT: list[Any] = [
     {"role": "system", "content": "Be short."},
@@ -77,7 +78,12 @@ def file_seeds() -> list[bytes]:
 def text_seeds() -> list[bytes]:
     """Texts that attack whoever shows them, and some that are ids and vectors."""
     texts = [text for text in hostile.CASES.values() if len(text) <= 1_000]
-    given = ["0b9cf5a4-1d4e-4c0f-8a55-b4e1d6f8c1aa", '["0B9CF5A41D4E4C0F8A55B4E1D6F8C1AA"]', "[1.5, -2]", "[[1], [2, 3]]"]
+    given = [
+        "0b9cf5a4-1d4e-4c0f-8a55-b4e1d6f8c1aa",
+        '["0B9CF5A41D4E4C0F8A55B4E1D6F8C1AA"]',
+        "[1.5, -2]",
+        "[[1], [2, 3]]",
+    ]
     message = {"role": "tool", "content": "x", "tool_call_id": "c", "token_count": 3, "created_at": "2024-01-01"}
     return [text.encode("utf-8", "replace") for text in (*texts, *given, json.dumps(message))]
 
@@ -85,5 +91,8 @@ def text_seeds() -> list[bytes]:
 def seeds_of(target: str) -> list[bytes]:
     """Seeds of a target."""
     if target.startswith("read_"):
-        return json_seeds()
+        matches = FORMATS[target.removeprefix("read_")].matches
+        seeds = json_seeds()
+        own = [seed for seed in seeds if any(matches(json.loads(line)) for line in seed.splitlines()[:3])]
+        return own or seeds
     return file_seeds() if target == "files" else text_seeds()

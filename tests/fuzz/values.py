@@ -76,9 +76,9 @@ def messages(data: bytes) -> None:
     value = value_of(data)
     numbers = np.frombuffer(data.ljust(1536 * 4, b"\0")[: 1536 * 4], np.float32)
     vector = {"role": "user", "content": "x", "embedding": numbers}
-    plain = {"role": "user", "content": "x"} | {
-        name: value for name in ("token_count", "created_at", "content", "embedding")[: len(data) % 5]
-    }
+    plain = {"role": "user", "content": "x"} | dict.fromkeys(
+        ("token_count", "created_at", "content", "embedding")[: len(data) % 5], value
+    )
     for given in (value, plain, vector):
         try:
             row = _checked(given, 0)
