@@ -7,6 +7,7 @@ PYTHON =
 BIN = .venv/bin
 INSTALLED = .venv/installed
 PEERS = .venv-bench/installed
+FUZZER = .venv-fuzz/installed
 AXE = tests/browser/.axe/axe.min.js
 AXE_VERSION = 4.14.1
 
@@ -20,6 +21,7 @@ help:
 	@echo 'make bench   measure against other ways, for a quarter of an hour'
 	@echo 'make bench-neighbors   the same of searches by an index under conditions'
 	@echo 'make soak    the tests on random data, for long'
+	@echo 'make fuzz    hostile input, 100,000 times for each of what reads any; Linux only'
 	@echo 'make package  build, install and try the wheel and the sdist on each Python that is here'
 
 demo: $(INSTALLED)
@@ -64,6 +66,10 @@ bench-neighbors: $(INSTALLED)
 soak: $(INSTALLED)
 	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m hypothesis
 
+# Some of it alone: make TARGETS='read_oasst files' fuzz
+fuzz: $(FUZZER)
+	@.venv-fuzz/bin/python -m tests.fuzz $(TARGETS)
+
 package: $(INSTALLED)
 	@$(BIN)/python -m tests.packaging
 
@@ -88,4 +94,11 @@ $(PEERS): $(INSTALLED) tests/benchmarks/peers.txt
 		-c tests/benchmarks/peers.txt
 	@touch $(PEERS)
 
-.PHONY: help demo lab lint format test axe bench bench-neighbors soak package
+# An environment of its own, as atheris has no wheels but for Linux.
+$(FUZZER): $(INSTALLED)
+	@$(BIN)/python -m venv --clear .venv-fuzz
+	@echo 'installing the fuzzer into .venv-fuzz'
+	@.venv-fuzz/bin/python -m pip install -qq --disable-pip-version-check -e . 'atheris>=3' -c constraints.txt
+	@touch $(FUZZER)
+
+.PHONY: help demo lab lint format test axe bench bench-neighbors soak fuzz package

@@ -18,6 +18,7 @@ from contextkit.formats import export_file, import_file
 from contextkit.frames import contexts_df, history_df
 from contextkit.info import info as describe
 from contextkit.models import Context
+from contextkit.visible import visible_line
 
 DELETED = Annotated[bool, typer.Option("--deleted", help="What is deleted, too.")]
 JSON = Annotated[bool, typer.Option("--json", help="A line of JSON per row, with every column, for scripts.")]
@@ -30,7 +31,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ContextkitError, ValueError, OSError) as error:
-            typer.secho(" ".join(str(error).split()), fg="red", err=True)
+            typer.secho(visible_line(error), fg="red", err=True)  # it may name what a file holds
             raise typer.Exit(1) from None
 
 

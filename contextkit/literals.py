@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -16,8 +17,18 @@ class _Compiler(PGCompiler_psycopg):
     def render_literal_value(self, value: Any, type_: Any) -> str:
         if isinstance(value, float) and math.isinf(value):
             return f"'{value}'::float8"
+        if isinstance(value, bytes):
+            return f"decode('{value.hex()}', 'hex')"
         sql = str(super().render_literal_value(value, type_))  # type: ignore[no-untyped-call]
+        if isinstance(value, date | time):  # a bare text would be one
+            return f"{sql}::{_time_type(value)}"
         return f"({sql})" if sql.startswith("-") else sql  # with a minus before it, it would begin a comment
+
+
+def _time_type(value: date | time) -> str:
+    if isinstance(value, datetime):
+        return "timestamptz" if value.tzinfo else "timestamp"
+    return "date" if isinstance(value, date) else "timetz" if value.tzinfo else "time"
 
 
 class LiteralDialect(PGDialect_psycopg):

@@ -34,6 +34,8 @@ from contextkit.binary import VectorType
 
 EMBEDDING_DIMENSIONS = 1536
 ROLES = ("user", "assistant", "system", "tool")
+YEARS = range(2, 9999)
+"""Of times that are written: those of datetime's first and last year have no form in some time zones."""
 
 
 class IdType(TypeDecorator[str]):

@@ -17,7 +17,7 @@ from contextkit.arrow import columns_of
 from contextkit.connection import translated_errors
 from contextkit.errors import DimensionError, NotFoundError
 from contextkit.frames import embedding_matrix, to_frame
-from contextkit.models import EMBEDDING_DIMENSIONS, ROLES, Context, Message, canonical_id, canonical_ids
+from contextkit.models import EMBEDDING_DIMENSIONS, ROLES, YEARS, Context, Message, canonical_id, canonical_ids
 from contextkit.queries import lock_contexts, select_end, select_messages, select_owners, select_renumbered
 
 FIELDS = ("role", "content", "tool_call_id", "tool_name", "token_count", "model", "created_at", "embedding")
@@ -284,6 +284,8 @@ def _instant(value: Any, where: str) -> datetime | None:
         return None
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise ValueError(f"created_at of {where} is a datetime with a time zone")
+    if value.year not in YEARS:
+        raise ValueError(f"created_at of {where} is outside of the years {YEARS[0]} to {YEARS[-1]}")
     return value
 
 

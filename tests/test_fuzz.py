@@ -10,20 +10,24 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Engine, literal, select
 
-from contextkit import FormatError, Message, import_file, messages_df
+from contextkit import FormatError, Message, add_context, append_messages, import_file, messages_df, search_df
+from contextkit.arrow import Column, fetch
 from contextkit.formats import FORMATS, files, importing
 from contextkit.formats.conversation import Defect
 from contextkit.formats.files import MOST_DEEP, Notes, open_source
 from contextkit.formats.units import DefectiveTreeError, tree_of
 from contextkit.models import canonical_id
+from tests import hostile
 from tests.fixtures_exports import (
     call,
     claude_conversation,
@@ -187,6 +191,75 @@ def test_an_id_has_all_its_digits(given: str) -> None:
     assert canonical_id(f"{{{digits.upper()}}}") == canonical_id(f"urn:uuid:{digits}") == canonical_id(digits)
 
 
+def test_a_command_shows_what_a_file_is_wrong_in_without_letting_it_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([gpt_conversation("k", [("\x1b[2J", "away", None)])]))
+    environment = os.environ | {"DATABASE_URL": ""}
+    command = [sys.executable, "-m", "contextkit", "import", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert r"\x1b[2J" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+# Values and texts through the server
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=200)
+VALUES = st.one_of(
+    TEXT,
+    st.sampled_from([text for text in hostile.STORABLE.values() if len(text) < 2_000]),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.decimals(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)),
+    st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),
+    st.dates(),
+    st.times(),
+    st.uuids(),
+    st.binary(max_size=50),
+    st.none(),
+)
+SERVER = settings(
+    max_examples=EXAMPLES // 40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@SERVER
+@given(values=st.lists(VALUES, min_size=5, max_size=40))
+def test_any_value_comes_back_alike_in_bulk_and_from_the_pool(shared: Engine, values: list[Any]) -> None:
+    statement = select(*(literal(value).label(f"v{place}") for place, value in enumerate(values)))
+    bulk, pool = (fetch(shared, statement, bulk=way) for way in (True, False))
+    for one, other in zip(bulk, pool, strict=True):
+        assert plain(one) == plain(other)
+
+
+def plain(column: Column) -> list[Any]:
+    values = column.values
+    return values.to_pylist() if isinstance(values, pa.ChunkedArray) else list(values)
+
+
+@SERVER
+@given(texts=st.lists(TEXT, min_size=1, max_size=4))
+def test_conditions_on_any_text_find_what_is_equal_and_nothing_else(shared: Engine, texts: list[str]) -> None:
+    context = add_context(shared, texts[0])
+    append_messages(shared, context, [{"role": "user", "content": text} for text in texts])
+    own = Message.context_id == context
+    for text in texts:
+        assert messages_df(shared, own, Message.content == text)["content"].tolist() == [text] * texts.count(text)
+        found = messages_df(shared, own, Message.content.contains(text, autoescape=True))["content"]
+        assert found.tolist() == [other for other in texts if text in other]
+
+
+@SERVER
+@given(query=st.one_of(TEXT, st.sampled_from([text for text in hostile.CASES.values() if len(text) < 20_000])))
+def test_a_search_for_any_text_finds_or_is_refused_as_a_value(shared: Engine, query: str) -> None:
+    try:
+        assert len(search_df(shared, query, k=3)) <= 3
+    except ValueError as error:
+        assert not query.strip() or "\0" in query or "surrogate" in str(error)  # noqa: PT017
+
+
 # Packed files
 
 
@@ -261,18 +334,16 @@ def test_an_archive_packed_in_a_rare_way_is_refused(tmp_path: Path, method: int)
 
 
 def test_a_damaged_archive_is_told_wherever_it_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "x.zip"
+    path, refused = tmp_path / "x.zip", 0
     whole = packed_zip(zipfile.ZIP_DEFLATED, "a\u00e9.json", "b.json", data=b'{"messages": []}')
     for place in range(4, len(whole)):
         for byte in (0x00, 0xFF):
             path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
             try:
                 list(open_source(path).records())
-            except FormatError as error:
-                message = str(error)
-            else:
-                message = ""
-            assert message == "" or message.startswith(("x.zip", "a", "b"))
+            except FormatError:
+                refused += 1
+    assert refused > len(whole) // 2
 
 
 # Time
@@ -371,7 +442,7 @@ def test_opening_the_files_of_an_archive_takes_steps_in_proportion_to_their_numb
 
 
 def test_sessions_that_continue_each_other_take_steps_in_proportion_to_their_number(
-    engine: Engine, tmp_path: Path
+    shared: Engine, tmp_path: Path
 ) -> None:
     def steps(n: int) -> int:
         sessions = {}
@@ -380,6 +451,6 @@ def test_sessions_that_continue_each_other_take_steps_in_proportion_to_their_num
             line = code_line("user", key, f"{n}-{k - 1}" if k else None, "x", sessionId=key)
             sessions[key] = [line]
         folder = write_sessions(tmp_path / str(n), sessions)
-        return counted(lambda: import_file(engine, folder))
+        return counted(lambda: import_file(shared, folder))
 
-    assert steps(80) < 4.5 * steps(20)
+    assert steps(48) < 4.5 * steps(12)

@@ -175,6 +175,11 @@ bad_vector = np.where(np.arange(1536) == 7, np.nan, vector(0))
         ({"token_count": 2**31}, ValueError, "token_count of message 1 is between 0 and 2147483647"),
         ({"token_count": 10**400}, ValueError, r"token_count of message 1 is between 0 and 2147483647, not 1\d{39}$"),
         ({"created_at": datetime(2026, 1, 1)}, ValueError, "created_at of message 1 is a datetime with a time zone"),
+        (
+            {"created_at": datetime.max.replace(tzinfo=UTC)},
+            ValueError,
+            "created_at of message 1 is outside of the years 2",
+        ),
         ({"created_at": "2026-01-01"}, ValueError, "created_at of message 1 is a datetime with a time zone"),
         ({"embedding": [1.0]}, DimensionError, r"embedding of message 1 has the shape \(1,\), .* 1536 dimensions"),
         ({"embedding": []}, DimensionError, r"embedding of message 1 has the shape \(0,\)"),

@@ -8,14 +8,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from contextkit.formats.conversation import Conversation, Defect, DefectiveError, Node, Row
+from contextkit.models import YEARS
 
 if TYPE_CHECKING:
     from contextkit.formats.files import Source
 
 NAME = re.compile(r"conversations([-_]?\d+)?\.json(\.gz)?")
-
-YEARS = range(2, 9999)
-"""In the first and the last year of datetime, times are in no other time zone's range."""
 
 Spot = str | tuple[str, str] | None
 """Where a source's message ended up: a node's key, another conversation's key and its node's, or nowhere."""

@@ -186,9 +186,8 @@ class _Import:
         self._run_linked(format, linked)
 
     def _run_linked(self, format: str, linked: list[Conversation]) -> None:
-        """Import what continues others, each after those; readers give them in that order."""
         batch: dict[str, Conversation] = {}
-        for conversation in linked:
+        for conversation in _origins_first(linked):
             if any(key in batch for key, _ in conversation.links.values()) or conversation.key in batch:
                 self._write_linked(format, list(batch.values()))
                 batch = {}
@@ -269,6 +268,23 @@ class _Import:
         dtypes = {"context_id": "str", "name": "str", "messages": "int64", "parent_id": "str", "state": "str"}
         columns = {name: [row[name] for row in rows.values()] for name in dtypes}
         return pd.DataFrame({name: pd.Series(columns[name], dtype=dtype) for name, dtype in dtypes.items()})
+
+
+def _origins_first(linked: list[Conversation]) -> list[Conversation]:
+    """Give each after those that it continues, as far as they form no cycle."""
+    by_key = {conversation.key: conversation for conversation in linked}
+    done: dict[int, Conversation] = {}
+    seen: set[int] = set()
+    stack = linked[::-1]
+    while stack:
+        conversation = stack[-1]
+        if id(conversation) in seen:
+            done[id(conversation)] = stack.pop()
+            continue
+        seen.add(id(conversation))
+        before = (by_key[key] for key, _ in conversation.links.values() if key in by_key)
+        stack.extend(other for other in before if id(other) not in seen)
+    return list(done.values())
 
 
 def _skipped(file: str, defect: Defect) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def fuzz(name: str) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds_of(name)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options = [f"-runs={RUNS // SLOW.get(name, 1)}", "-max_len=8192", "-timeout=60", "-rss_limit_mb=2048"]
+    options = [f"-runs={RUNS // SLOW.get(name, 1)}", "-max_len=6000", "-timeout=60", "-rss_limit_mb=2048"]
     command = [sys.executable, "-m", "tests.fuzz.one", name, str(finds), *options, str(corpus)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     found = re.findall(r"^(?:FOUND|==\d+== ERROR).*", ran.stdout, re.MULTILINE)

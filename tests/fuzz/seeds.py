@@ -16,7 +16,7 @@ from tests.fixtures_exports import (
     random_sessions,
 )
 
-MOST_BYTES = 6_000
+MOST_BYTES = 5_200
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"word": "tide"}'}}
 CHAT: list[Any] = [
     {"role": "system", "content": "Be short."},
