@@ -271,20 +271,30 @@ class _Import:
 
 
 def _origins_first(linked: list[Conversation]) -> list[Conversation]:
-    """Give each after those that it continues, as far as they form no cycle."""
-    by_key = {conversation.key: conversation for conversation in linked}
-    done: dict[int, Conversation] = {}
-    seen: set[int] = set()
-    stack = linked[::-1]
-    while stack:
-        conversation = stack[-1]
-        if id(conversation) in seen:
-            done[id(conversation)] = stack.pop()
-            continue
-        seen.add(id(conversation))
-        before = (by_key[key] for key, _ in conversation.links.values() if key in by_key)
-        stack.extend(other for other in before if id(other) not in seen)
-    return list(done.values())
+    """Give each after those that it continues; a ring begins with the first of it that came."""
+    keys = {conversation.key for conversation in linked}
+    waits = {
+        id(conversation): {key for key, _ in conversation.links.values()} & keys - {conversation.key}
+        for conversation in linked
+    }
+    after: dict[str, list[Conversation]] = {}
+    for conversation in linked:
+        for key in waits[id(conversation)]:
+            after.setdefault(key, []).append(conversation)
+    ordered: dict[int, Conversation] = {}
+    ready = [conversation for conversation in linked if not waits[id(conversation)]]
+    for start in (*ready, *linked):
+        stack = [start]
+        while stack:
+            conversation = stack.pop()
+            if id(conversation) in ordered:
+                continue
+            ordered[id(conversation)] = conversation
+            for other in after.get(conversation.key, ()):
+                waits[id(other)].discard(conversation.key)
+                if not waits[id(other)]:
+                    stack.append(other)
+    return list(ordered.values())
 
 
 def _skipped(file: str, defect: Defect) -> dict[str, Any]:
