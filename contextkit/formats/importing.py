@@ -274,7 +274,7 @@ def _origins_first(linked: list[Conversation]) -> list[Conversation]:
     """Give each after those that it continues; a ring begins with the first of it that came."""
     keys = {conversation.key for conversation in linked}
     waits = {
-        id(conversation): {key for key, _ in conversation.links.values()} & keys - {conversation.key}
+        id(conversation): {key for key, _ in conversation.links.values() if key in keys and key != conversation.key}
         for conversation in linked
     }
     after: dict[str, list[Conversation]] = {}
