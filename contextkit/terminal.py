@@ -19,6 +19,7 @@ WIDEST = 1_000_000
 """Columns of what is no terminal: nothing is cut or wrapped there."""
 NAME_LENGTH = 200
 INDENT = 4
+GRAVITY = {"error": "red", "warning": "yellow", "note": "dim"}
 COLORS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 
 
@@ -42,6 +43,23 @@ def print_contexts(contexts: pd.DataFrame) -> None:
         cells = [row.context_id, f"{row.created_at:%Y-%m-%d}", f"{row.message_count:,}", name]
         table.add_row(*map(Text, cells), style="" if pd.isna(row.deleted_at) else "dim")
     _console().print(table)
+
+
+def print_findings(findings: pd.DataFrame) -> None:
+    """Print a table of what `check_df` found, or a line that says that it is nothing."""
+    console = _console()
+    if findings.empty:
+        console.print("nothing found")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("severity", "kind", "context_id", "message_id"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    rows: Iterable[Any] = findings.fillna("-").itertuples()
+    for row in rows:
+        cells = (row.severity, row.kind, row.context_id, row.message_id, row.detail)
+        table.add_row(*(Text(visible_line(cell)) for cell in cells), style=GRAVITY[row.severity])
+    console.print(table)
 
 
 def print_history(context: "pd.Series[Any]", history: pd.DataFrame) -> None:

@@ -32,6 +32,7 @@ ORDER = [
     "frames",
     "derived",
     "info",
+    "check",
     "store",
     "sample",
     "building",
