@@ -202,7 +202,7 @@ def _states(columns: list[Column], queries: list[int], k: int, scanned: int, mos
     return states
 
 
-def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
+def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[*tuple[Any, ...]]:
     build = select_neighbors_by_index if terms.where else neighbors_template
     return build(
         *terms.where,

@@ -12,7 +12,15 @@ import pandas as pd
 from sqlalchemy import DDL, Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from contextkit.comparison import VERSION_TABLE, alone, context_of, differences_of, is_addition, operations_of, tables_of
+from contextkit.comparison import (
+    VERSION_TABLE,
+    alone,
+    context_of,
+    differences_of,
+    is_addition,
+    operations_of,
+    tables_of,
+)
 from contextkit.connection import check_writable, direct_engine, settings_of, translated_errors
 from contextkit.errors import ContextkitError, SchemaError
 
@@ -24,7 +32,7 @@ with alone():
 
 LOCK = text("select pg_advisory_xact_lock(7235094618)")
 PACKAGED = Path(__file__).with_name("migrations")
-NOTHING = "-- nothing to do"
+NOTHING = "nothing to do"
 
 
 def upgrade(engine: Engine) -> str:
@@ -74,7 +82,7 @@ def upgrade_sql(engine: Engine) -> str:
             command.upgrade(config, f"{status.revision}:head" if status.revision else "head", sql=True)
     # There it is already where nothing has been migrated yet or any longer, as after a downgrade.
     table = f"CREATE TABLE {VERSION_TABLE}"
-    return script.getvalue().replace(table, table.replace("TABLE", "TABLE IF NOT EXISTS")).strip() or NOTHING
+    return script.getvalue().replace(table, table.replace("TABLE", "TABLE IF NOT EXISTS")).strip() or f"-- {NOTHING}"
 
 
 def schema_status(engine: Engine) -> pd.Series:

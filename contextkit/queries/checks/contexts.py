@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import CTE, CompoundSelect, case, func, or_, select, union_all
+from sqlalchemy import CTE, CompoundSelect, Select, case, func, or_, select, union_all
 from sqlalchemy.orm import aliased
 
 from contextkit.models import Context, Message
-from contextkit.queries.checks.finding import IS_LIVE, Rows, finding
+from contextkit.queries.checks.finding import IS_LIVE, finding
 from contextkit.queries.lineage import is_fork
 
 
@@ -27,8 +27,9 @@ def select_false_counters() -> CompoundSelect[*tuple[Any, ...]]:
     lacking = tally.c.last - tally.c.inherited - tally.c.own
     missing = (lacking, " missing between versions ", tally.c.inherited + 1, " and ", tally.c.last)
     gaps = finding("version_gap", *missing, context_id=tally.c.id).where(tally.c.own > 0, lacking > 0)
+    known = tally.c.id.is_not(None)
     lost = finding("missing_context", tally.c.rows, " messages without it", context_id=tally.c.context_id)
-    return union_all(*counters, behind, gaps, lost.where(tally.c.id.is_(None)))
+    return union_all(*counters, behind, gaps.where(known), lost.where(~known))
 
 
 def _tallies() -> CTE:
@@ -81,7 +82,7 @@ def select_bad_forks() -> CompoundSelect[*tuple[Any, ...]]:
     )
 
 
-def select_cycles() -> Rows:
+def select_cycles() -> Select[*tuple[Any, ...]]:
     """Forks that no root is above: those in a cycle of parents, and those below one."""
     parent, child = aliased(Context, name="parent"), aliased(Context, name="child")
     has_root = (

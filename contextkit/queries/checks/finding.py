@@ -6,7 +6,6 @@ from sqlalchemy import ColumnElement, Select, Text, Uuid, cast, func, literal, n
 
 from contextkit.models import Message
 
-Rows = Select[*tuple[Any, ...]]
 
 NO_ID: ColumnElement[Any] = cast(null(), Uuid(as_uuid=False))
 ROLE = cast(Message.role, Text)
@@ -14,7 +13,7 @@ ROLE = cast(Message.role, Text)
 IS_LIVE = Message.deleted_at.is_(None)
 
 
-def finding(kind: str, *detail: Any, context_id: Any = NO_ID, message_id: Any = NO_ID) -> Rows:
+def finding(kind: str, *detail: Any, context_id: Any = NO_ID, message_id: Any = NO_ID) -> Select[*tuple[Any, ...]]:
     """Select a finding per row; the detail is put together of words and columns."""
     return select(
         literal(kind).label("kind"),

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import CTE, CompoundSelect, and_, func, literal_column, select, union_all
+from sqlalchemy import CTE, CompoundSelect, Select, and_, func, literal_column, select, union_all
 
 from contextkit.models import ROLES, Context, Message
-from contextkit.queries.checks.finding import IS_LIVE, ROLE, Rows, finding, least_id
+from contextkit.queries.checks.finding import IS_LIVE, ROLE, finding, least_id
 from contextkit.queries.columns import live
 
 ROLE_LENGTH = 40
@@ -14,13 +14,13 @@ UNIT_SHARE = 0.9
 """Where so many embeddings are of unit length, the others are odd."""
 
 
-def select_unknown_roles() -> Rows:
+def select_unknown_roles() -> Select[*tuple[Any, ...]]:
     """Roles besides the four."""
     words = (func.count(), " messages of role ", func.left(ROLE, ROLE_LENGTH))
     return finding("unknown_role", *words, message_id=least_id(Message.id)).where(ROLE.not_in(ROLES)).group_by(ROLE)
 
 
-def select_unidentified() -> Rows:
+def select_unidentified() -> Select[*tuple[Any, ...]]:
     """Results of tools, and calls, that have no id to be paired by."""
     words = (func.count(), " calls and results of tools have no tool_call_id")
     is_tool = (ROLE == "tool") | and_(ROLE == "assistant", Message.tool_name.is_not(None))
@@ -31,7 +31,7 @@ def select_unidentified() -> Rows:
     )
 
 
-def select_unembedded() -> Rows:
+def select_unembedded() -> Select[*tuple[Any, ...]]:
     """Live messages without an embedding."""
     lacking = func.count() - func.count(Message.embedding)
     words = (lacking, " of ", func.count(), " live messages have no embedding")

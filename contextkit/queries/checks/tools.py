@@ -49,9 +49,7 @@ def _alone() -> CTE:
         .where(or_(IS_CALL, IS_RESULT))
         .subquery("tools")
     )
-    paired = case(
-        (tools.c.is_call, tools.c.last_result > tools.c.version), else_=tools.c.first_call < tools.c.version
-    )
+    paired = case((tools.c.is_call, tools.c.last_result > tools.c.version), else_=tools.c.first_call < tools.c.version)
     columns = [column for column in tools.c if column.key not in ("first_call", "last_result")]
     return select(*columns).where(~func.coalesce(paired, false())).cte("alone")
 
@@ -81,7 +79,16 @@ def _beside(alone: CTE, inherited: CTE) -> Subquery:
     calls = (column.label(f"call_{column.key}") for column in inherited.c if column.key in NAMES)
     return (
         # In full, and with conditions that hold for null, too, so that the planner cannot loop.
-        select(*alone.c, true().label("call_is_call"), *calls, func.coalesce(and_(~alone.c.is_call, stands_before), false()).label("pairs"))
-        .join(inherited, and_(inherited.c.asked == alone.c.context_id, inherited.c.tool_call_id == alone.c.tool_call_id), full=True)
+        select(
+            *alone.c,
+            true().label("call_is_call"),
+            *calls,
+            func.coalesce(and_(~alone.c.is_call, stands_before), false()).label("pairs"),
+        )
+        .join(
+            inherited,
+            and_(inherited.c.asked == alone.c.context_id, inherited.c.tool_call_id == alone.c.tool_call_id),
+            full=True,
+        )
         .subquery("beside")
     )
