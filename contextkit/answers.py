@@ -1,6 +1,6 @@
 """How a search is answered: by comparing with every message, or by an index that is completed where it is short."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -59,7 +59,7 @@ class Answer:
     """Neighbors of every query, by query and rank, and what was done to find them."""
 
     frame: pd.DataFrame
-    done: dict[str, Any]
+    done: dict[Hashable, Any]
 
 
 def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_search: int | None) -> Answer:
@@ -129,7 +129,7 @@ def ef_search_for(k: int) -> int:
 def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
     """Compare with every matching message."""
     frame, zero = _exact(connection, asked, range(len(asked.vectors)), terms)
-    done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0, "zero": zero}
+    done: dict[Hashable, Any] = {"mode": "exact", "index": None, "ef_search": None, "completed": 0, "zero": zero}
     return Answer(frame, done)
 
 
@@ -166,7 +166,7 @@ def index_answer(
     if completed:
         frame, zero = _exact(connection, asked, completed, terms)
         found.append(frame)
-    done = {
+    done: dict[Hashable, Any] = {
         "mode": "index",
         "index": index.name,
         "ef_search": ef_search,

@@ -1,10 +1,8 @@
 """What check_df finds: nothing in what the verbs wrote, and of each defect that finding alone."""
 
 import os
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -118,7 +116,7 @@ DEFECTS: dict[str, list[tuple[str, str | None, str | None, str]]] = {
     "delete from messages where id = :m3; update contexts set message_count = 11, total_tokens = 22 where id = :root": [
         ("version_gap", "root", None, "1 missing between versions 1 and 12")
     ],
-    "update messages set version = 8 where context_id = :fork; update contexts set latest_version = 8 where id = :fork": [
+    "update messages set version = 8 where context_id = :fork; update contexts set latest_version = 12": [
         ("version_gap", "fork", None, "3 missing between versions 5 and 8")
     ],
     "update contexts set fork_version = null where id = :below": [

@@ -6,7 +6,6 @@ from sqlalchemy import ColumnElement, Select, Text, Uuid, cast, func, literal, n
 
 from contextkit.models import Message
 
-
 NO_ID: ColumnElement[Any] = cast(null(), Uuid(as_uuid=False))
 ROLE = cast(Message.role, Text)
 """Text, as an enum may lack the label that it is compared with."""
