@@ -19,6 +19,7 @@ WIDEST = 1_000_000
 """Columns of what is no terminal: nothing is cut or wrapped there."""
 NAME_LENGTH = 200
 INDENT = 4
+FINDINGS_OF_A_KIND = 20
 GRAVITY = {"error": "red", "warning": "yellow", "note": "dim"}
 COLORS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 
@@ -45,7 +46,7 @@ def print_contexts(contexts: pd.DataFrame) -> None:
 
 
 def print_findings(findings: pd.DataFrame) -> None:
-    """Print a table of what `check_df` found, or a line that says that it is nothing."""
+    """Print a table of what `check_df` found, of each kind the first and how many more, or that it is nothing."""
     console = _console()
     if findings.empty:
         console.print("nothing found")
@@ -54,10 +55,14 @@ def print_findings(findings: pd.DataFrame) -> None:
     for name in ("severity", "kind", "context_id", "message_id"):
         table.add_column(name, no_wrap=True)
     table.add_column("detail", overflow="fold")
-    for row in _rows(findings.fillna("-")):
+    first = findings[findings.groupby("kind").cumcount() < FINDINGS_OF_A_KIND]
+    for row in _rows(first.fillna("-")):
         cells = (row.severity, row.kind, row.context_id, row.message_id, row.detail)
         table.add_row(*(Text(visible_line(cell)) for cell in cells), style=GRAVITY[row.severity])
     console.print(table)
+    more = findings["kind"].value_counts(sort=False) - FINDINGS_OF_A_KIND
+    for kind, count in more[more > 0].items():
+        console.print(f"{count:,} more of {kind}; --json prints all")
 
 
 def print_history(context: "pd.Series[Any]", history: pd.DataFrame) -> None:
