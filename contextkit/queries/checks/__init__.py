@@ -1,7 +1,8 @@
 """What is wrong with a database: statements that give kind, context_id, message_id and detail of each finding.
 
-Each reads a table once and joins what it read by hash or merge, so that its time grows with the rows. Details are
-names, ids and numbers; what a message says is in none.
+Each reads a table once and joins what it read by hash or merge, so that its time grows with the rows; only where forks
+have results of tools without a call of their own are their lineages read, by the index. Details are names, ids and
+numbers; what a message says is in none.
 """
 
 from typing import Literal
