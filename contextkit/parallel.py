@@ -28,7 +28,9 @@ Matrix = NDArray[np.float32]
 Columns = list[Column] | None
 
 
-def fetch_parallel(engine: Engine, statement: Select[Any], partitions: Select[Any], connections: int) -> list[Column]:
+def fetch_parallel(
+    engine: Engine, statement: Select[*tuple[Any, ...]], partitions: Select[*tuple[Any, ...]], connections: int
+) -> list[Column]:
     """Columns of a statement over messages, as `fetch` gives them, read over several connections at once.
 
     Args:
@@ -75,7 +77,7 @@ def _places(engine: Engine, count: int) -> Iterator[Connection]:
 class _Reading:
     """Cursors on one snapshot, and what cancels all of them."""
 
-    def __init__(self, connection: Connection, statement: Select[Any]) -> None:
+    def __init__(self, connection: Connection, statement: Select[*tuple[Any, ...]]) -> None:
         self._connection = connection
         self._statement = statement
         self._running: list[Any] = []
@@ -86,7 +88,7 @@ class _Reading:
             for cursor in self._running:
                 cursor.adbc_cancel()
 
-    def columns(self, partitions: Select[Any]) -> Columns:
+    def columns(self, partitions: Select[*tuple[Any, ...]]) -> Columns:
         """Columns of the statement, or None if bulk does not read them."""
         with self._cursor() as cursor:
             ((snapshot,),) = _rows(cursor, "select pg_export_snapshot()")
@@ -132,7 +134,7 @@ class _Reading:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
         return None if sql is None else execute_bulk(self._connection.engine, cursor, sql, part.rows, target)
 
-    def _sql(self, statement: Select[Any]) -> str | None:
+    def _sql(self, statement: Select[*tuple[Any, ...]]) -> str | None:
         return literal_sql(self._connection, statement)
 
 

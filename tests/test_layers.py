@@ -33,6 +33,7 @@ ORDER = [
     "frames",
     "derived",
     "info",
+    "check",
     "store",
     "sample",
     "building",
