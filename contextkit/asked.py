@@ -88,8 +88,14 @@ def _embeddings(engine: Engine, ids: list[str], *, include_deleted: bool) -> Vec
         raise NotFoundError(f"no message, or a deleted one, has the id {', '.join(unknown[:5])}")
     if empty := frame.loc[frame["embedding"].isna(), "message_id"].tolist():
         raise ValueError(f"message {', '.join(empty[:5])} has no embedding; ask with one that has")
+    matrix = embedding_matrix(frame)
+    if len(matrix) and matrix.shape[1] != EMBEDDING_DIMENSIONS:
+        raise DimensionError(
+            f"the column messages.embedding holds vectors of {matrix.shape[1]} dimensions, and searches are among "
+            f"{EMBEDDING_DIMENSIONS}; load the messages with embeddings=True, and ask nearest(frame, ...)"
+        )
     places = {id_: place for place, id_ in enumerate(frame["message_id"])}
-    return embedding_matrix(frame)[np.array([places[id_] for id_ in ids], dtype=np.intp)]
+    return matrix[np.array([places[id_] for id_ in ids], dtype=np.intp)]
 
 
 def check_vectors(vectors: Vectors, distance: Distance) -> None:
