@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
 
-from contextkit.connection.driver import NO_WRITES, READ_ONLY, explain, lost, state_of, translated_errors
+from contextkit.connection.driver import READ_ONLY, explain, lost, state_of, translated_errors
 from contextkit.connection.pool import IdleCloser, Pool
 from contextkit.connection.url import KNOWN_PARAMETERS, check_pooled, given_url, is_pooled, prepared
 from contextkit.errors import ContextkitError, DatabaseUnavailableError, ReadOnlyError
@@ -271,7 +271,7 @@ def _explain_on_engine(context: ExceptionContext) -> None:
         raise lost(error)
     if state_of(error) == "25006":
         settings = context.engine and settings_of(context.engine)
-        raise ReadOnlyError(NO_WRITES) if settings and settings.write else explain(error)
+        raise ReadOnlyError(READ_ONLY) if settings and not settings.write else explain(error)
 
 
 def _refuse_unguarded(_target: Connection | Engine, options: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ from contextkit.errors import (
 
 READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
 NO_WRITES = (
-    "the server refuses writes: it is a read replica, or default_transaction_read_only is on for this role or "
-    "database; write on the primary, or ask the database's owner"
+    "the server refuses writes here: it is a read replica, or default_transaction_read_only is on for the role or the "
+    "database, or the transaction was opened for reading; write on the primary, or ask the database's owner"
 )
 
 
@@ -74,11 +74,14 @@ _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] =
     "22003": (ContextkitError, "a number is out of its column's range"),
     "22007": (ValueError, "a text is no time; give a datetime with a time zone"),
     "22P02": (ValueError, "a value does not fit its column: an id that is no UUID, or a role the enum lacks"),
-    "23502": (SchemaError, "this column takes no null and has no default, and contextkit does not know it; give it one"),
+    "23502": (
+        SchemaError,
+        "this column takes no null and has no default, and contextkit does not know it; give it one",
+    ),
     "23503": (ContextkitError, "this foreign key refuses the row: what it refers to is not there"),
     "23505": (ContextkitError, "this key is taken: there is such a row already"),
     "23514": (ContextkitError, "this check, of another tool, refuses the row"),
-    "25006": (ReadOnlyError, READ_ONLY),
+    "25006": (ReadOnlyError, NO_WRITES),
     "3F000": (SchemaError, _TABLES),
     "42501": (ContextkitError, "this role lacks a right for that; ask the database's owner to grant it"),
     "42601": (ValueError, "the SQL cannot be read; a condition or a statement has a syntax error"),

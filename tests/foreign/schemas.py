@@ -48,7 +48,9 @@ def message_id(context_id: str, version: int) -> str:
 def seed(dimensions: int | None) -> str:
     """SQL that writes the rows, with embeddings of so many numbers."""
     rows = [_message(place, dimensions, *row) for place, row in enumerate(MESSAGES, 1)]
-    columns = "id, context_id, version, created_at, role, content, tool_call_id, tool_name, token_count, model, deleted_at"
+    columns = (
+        "id, context_id, version, created_at, role, content, tool_call_id, tool_name, token_count, model, deleted_at"
+    )
     embedding = "" if dimensions is None else ", embedding"
     return f"{CONTEXTS}; insert into messages ({columns}{embedding}) values {', '.join(rows)};"
 
