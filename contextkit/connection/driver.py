@@ -44,6 +44,10 @@ def translated_errors() -> Iterator[None]:
         raise
     except psycopg.Error as error:
         raise explain(error) from None
+    except UnicodeEncodeError:
+        raise ValueError(
+            "a text holds half of a surrogate pair, which PostgreSQL does not store; decode it anew"
+        ) from None
 
 
 def explain(error: BaseException | None) -> ContextkitError | ValueError:
@@ -57,10 +61,7 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
         return DimensionError(f"vectors of different lengths: {' and '.join(lengths[:2])} ({_named(state)})")
     message = str(error).partition("\n")[0]  # what follows quotes rows
     if state == "42883" and re.search(r"operator does not exist: \S*vector ", message):
-        return SchemaError(
-            "this pgvector lacks the distance, or its schema is not in the search_path; "
-            f"update the extension, or set the search_path ({_named(state)})"
-        )
+        return SchemaError(f"{_NO_OPERATOR} ({_named(state)})")
     kind, text = _EXPLANATIONS.get(state, (ContextkitError, "the database refused the statement"))
     found = re.search(_OBJECTS.get(state, "$"), message)
     subject = f"{' of '.join(filter(None, found.groups()))}: " if found and found.group() else ""
@@ -68,6 +69,10 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
 
 
 _LOST = ("25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05")
+_NO_OPERATOR = (
+    "this pgvector lacks the distance, or its schema is not in the search_path; "
+    "update the extension, or set the search_path"
+)
 _TABLES = "a table is missing; if it is contexts or messages, run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
     "0A000": (ContextkitError, "the server cannot do that; indexes of a partitioned table are its owner's to build"),

@@ -148,7 +148,7 @@ READS: dict[str, Call] = {
     "window_df": lambda e, _: rows(ck.window_df(e, ROOT, 10)),
     "diff_df": lambda e, _: rows(ck.diff_df(e, FORK, COPY)),
     "preferences_df": lambda e, _: rows(ck.preferences_df(e, OURS)),
-    "read_df": lambda e, _: rows(ck.read_df(e, select(Message.id, Message.role, Context.name).join(Context).where(OURS))),
+    "read_df": lambda e, _: rows(ck.read_df(e, select(Message.id, Message.role).join(Context).where(OURS))),
     "select_contexts": lambda e, _: rows(ck.read_df(e, ck.select_contexts(OURS).limit(2))),
     "select_messages": lambda e, _: rows(ck.read_df(e, ck.select_messages(OURS).limit(2))),
     "select_forks": lambda e, _: rows(ck.read_df(e, ck.select_forks(OURS).limit(2))),
