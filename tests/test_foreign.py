@@ -44,14 +44,15 @@ CATALOG = """
         || coalesce(' default ' || pg_get_expr(adbin, adrelid), '')
       from pg_attribute join pg_class c on c.oid = attrelid
       left join pg_attrdef on adrelid = attrelid and adnum = attnum
-     where relnamespace > 16383 or relnamespace = 'public'::regnamespace and attnum > 0
+     where (relnamespace > 16383 or relnamespace = 'public'::regnamespace) and attnum > 0
     union all select 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint
      where conrelid > 16383
     union all select 'index', indexrelid::regclass::text, indisvalid::text, pg_get_indexdef(indexrelid) from pg_index
      where indexrelid > 16383
     union all select 'relation', oid::regclass::text, relkind::text, relacl::text || reloptions::text from pg_class
      where oid > 16383 and relkind <> 't'
-    union all select 'view', oid::regclass::text, '', pg_get_viewdef(oid) from pg_class where relkind = 'v' and oid > 16383
+    union all select 'view', oid::regclass::text, '', pg_get_viewdef(oid) from pg_class
+     where relkind = 'v' and oid > 16383
     union all select 'trigger', tgrelid::regclass::text, tgname, tgenabled::text from pg_trigger
     union all select 'label', enumtypid::regtype::text, enumlabel, '' from pg_enum
     union all select 'extension', extname, extversion, '' from pg_extension
@@ -366,9 +367,7 @@ def test_a_damaged_context_has_the_history_that_its_rows_tell(damage: Engine, en
 
 @pytest.mark.parametrize("end", ["20", "21", "22", "23"])
 def test_a_cycle_of_parents_is_named_and_hides_no_other_context(damage: Engine, end: str) -> None:
-    with pytest.raises(
-        LineageError, match=damaged("23") if end == "23" else f"{damaged('21')}.* -> .*{damaged('20')}|->"
-    ):
+    with pytest.raises(LineageError, match=f"{damaged(end)} form a cycle: .*{damaged('23' if end == '23' else '20')}"):
         history_df(damage, damaged(end))
     forks = forks_df(damage).set_index("context_id")
     assert forks.loc[damaged(end), ["root_id", "depth", "length"]].isna().all()
@@ -386,8 +385,7 @@ def test_roles_of_other_tools_are_read_and_shown_as_they_are(damage: Engine) -> 
     assert history["role"].tolist() == ["developer", "model"]
     assert "developer" in str(show(history))
     assert messages_df(damage, Message.role == "developer")["content"].tolist() == ["Be brief."]
-    with pytest.raises(ValueError, match="role"):
-        to_openai(history)
+    assert [message["role"] for message in to_openai(history)] == ["developer", "model"]
 
 
 def test_a_write_sets_wrong_counters_right_and_goes_on_after_the_last_row(damage: Engine) -> None:

@@ -357,7 +357,6 @@ def test_what_is_no_data_is_refused_by_a_documented_error(
     came = {(name, value): attempt(world, name, REFUSED[name], value) for value in VALUES for name in REFUSED}
     accepted = [key for key, what in came.items() if what != "refused"]
     record_property("tries", world.tries.total())
-    print(Counter(k[0] for k in accepted), world.tries.total())
     assert not accepted
     told = {(name, value): commanded(world, name, value) for value in VALUES for name in COMMANDS}
     wrong = {key: what for key, what in told.items() if what != "told"}

@@ -207,6 +207,7 @@ SCHEMAS: dict[str, Schema] = {
             ("40", 1, "developer", "Be brief."),
             ("40", 2, "model", "Yes."),
         )
-        + f"update contexts set message_count = 99, total_tokens = -5, latest_version = 0 where id = '{damaged('40')}';",
+        + "update contexts set message_count = 99, total_tokens = -5, latest_version = 0 "
+        f"where id = '{damaged('40')}';",
     ),
 }
