@@ -174,7 +174,7 @@ NO_RIGHT = "^ContextkitError: table (contexts|messages): this role lacks a right
 NO_WRITES = "^ReadOnlyError: the server refuses writes here: it is a read replica, or"
 NO_COLUMN = "^SchemaError: (messages.embedding|embedding of messages): a column is missing"
 NO_TYPE = '^SchemaError: (type "(vector|halfvec)": )?this is missing; if it is vector of pgvector, .* search_path'
-NOT_PLAIN = "^SchemaError: messages: this is no plain table"
+NOT_PLAIN = "^SchemaError: messages: that does not work on a relation or value of this kind"
 OTHER_LENGTH = "^DimensionError: vectors of different lengths: 3072 and 1536"
 OUTCOMES: dict[str, dict[str, str]] = {
     "search_path of the role, pgvector elsewhere": every(BUILDS, NO_RIGHT)
@@ -200,7 +200,7 @@ OUTCOMES: dict[str, dict[str, str]] = {
     | every(("create_index", "create_index: halfvec"), r"^DimensionError: .* is vector\(3072\), and contextkit needs")
     | WITHOUT_INDEX
     | {
-        "embed_missing": "^DimensionError: the column messages.embedding has 3072 dimensions, and contextkit embeds 1536",
+        "embed_missing": "^DimensionError: .* messages.embedding has 3072 dimensions, and contextkit embeds 1536",
         "push": "^.-- remains: messages.embedding is vector.3072",
     },
     "no embedding, no pgvector": every((*ASKED, *ASKED_ROWS, *LOADED_TOO), NO_COLUMN)
@@ -216,7 +216,7 @@ OUTCOMES: dict[str, dict[str, str]] = {
     "a view": every((*BUILDS, "import_file"), NOT_PLAIN)
     | WITHOUT_INDEX
     | {"push": "^SchemaError: messages: this name is taken"},
-    "partitioned": every(BUILDS, '^ContextkitError: partitioned table "messages": the server cannot do that')
+    "partitioned": every(BUILDS, '^ContextkitError: partitioned table "messages": the server does not do that')
     | WITHOUT_INDEX
     | {"push": "^.-- remains: the primary key of messages is .id, context_id.*"},
     "damaged rows": {"push": "^ContextkitError: contexts_parent_id_contexts_id_fk: this foreign key refuses the row"},

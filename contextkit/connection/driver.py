@@ -75,7 +75,7 @@ _NO_OPERATOR = (
 )
 _TABLES = "a table is missing; if it is contexts or messages, run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
-    "0A000": (ContextkitError, "the server cannot do that; indexes of a partitioned table are its owner's to build"),
+    "0A000": (ContextkitError, "the server does not do that; of a partitioned table its owner builds the indexes"),
     "22003": (ContextkitError, "a number is out of its column's range"),
     "22007": (ValueError, "a text is no time; give a datetime with a time zone"),
     "22P02": (ValueError, "a value does not fit its column: an id that is no UUID, or a role the enum lacks"),
@@ -97,7 +97,7 @@ _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] =
         SchemaError,
         "this is missing; if it is vector of pgvector, run upgrade(engine), or set the search_path to its schema, too",
     ),
-    "42809": (SchemaError, "this is no plain table, which that needs; of a view or the like it is its owner's to do"),
+    "42809": (SchemaError, "that does not work on a relation or value of this kind; of a view its owner can do it"),
     "42P01": (SchemaError, _TABLES),
     "42P07": (SchemaError, "this name is taken by something else in the database; rename or drop that first"),
     "53100": (ContextkitError, "the server's disk is full; nothing was written"),
