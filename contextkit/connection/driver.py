@@ -19,7 +19,7 @@ from contextkit.errors import (
 READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
 NO_WRITES = (
     "the server refuses writes here: it is a read replica, or default_transaction_read_only is on for the role or the "
-    "database, or the transaction was opened for reading; write on the primary, or ask the database's owner"
+    "database, or this was opened for reading; write on the primary, with connect(write=True), or ask the owner"
 )
 
 
