@@ -94,6 +94,9 @@ def append_messages(
         for row, version in zip(rows, numbers, strict=False):
             row |= {"context_id": context.id, "version": version}
             row["created_at"] = row["created_at"] or now
+        if all(row["embedding"] is None for row in rows):
+            for row in rows:
+                del row["embedding"]  # tables without this column take messages, too
         if rows:
             connection.execute(insert(Message), rows)
             _count(connection, [context.id], now, latest_version=rows[-1]["version"])
