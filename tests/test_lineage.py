@@ -5,13 +5,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import ARRAY, CTE, Engine, Select, Text, func, literal, select
+from sqlalchemy import CTE, Engine, Select, func, literal, select
 
 from contextkit import LineageError, history_df, read_df, select_forks, select_history
 from contextkit.literals import literal_sql
 from contextkit.plans import plan_of
 from contextkit.queries import select_families
-from contextkit.queries.lineage import asked_of, lineage_of, stretches_of, written_of
+from contextkit.queries.lineage import asked_of, lineage_of, stretches_of, text_of, written_of
 from tests.forest import Forest, Node, Row
 
 
@@ -28,7 +28,7 @@ def chain(length: int, *, copies: bool = False, cyclic: bool = False) -> Forest:
 
 
 def lineage(*nodes: Node) -> CTE:
-    return lineage_of(asked_of(literal([node.id for node in nodes], ARRAY(Text)), None, include_deleted=True))
+    return lineage_of(asked_of(literal(text_of(node.id for node in nodes)), None, include_deleted=True))
 
 
 def count(engine: Engine, rows: CTE) -> int:
