@@ -106,9 +106,11 @@ def test_no_part_without_an_index_is_read_once_per_row(
 
 
 def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The nodes of a plan, but for those of single values, which are read once wherever they stand."""
     yield plan
     for child in plan.get("Plans", []):
-        yield from nodes_of(child)
+        if child["Parent Relationship"] != "InitPlan" or "CTE" in child["Subplan Name"]:
+            yield from nodes_of(child)
 
 
 def is_repeated(parent: dict[str, Any], node: dict[str, Any]) -> bool:

@@ -36,7 +36,7 @@ from sqlalchemy import (
     true,
     union,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.selectable import LateralFromClause
 
@@ -127,7 +127,8 @@ def written_of(lineage: CTE, as_of: ColumnElement[datetime] | None = None) -> CT
     forks = (
         select(lineage.c.id, lineage.c.parent_id, lineage.c.fork_version)
         .where(lineage.c.parent_id.is_not(None))
-        .distinct()
+        .ext(distinct_on(lineage.c.id))  # not of all columns, or the planner expects millions
+        .order_by(lineage.c.id)
         .subquery("forks")
     )
     counted: list[ColumnElement[bool]] = [Message.version >= 1]
