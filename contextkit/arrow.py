@@ -93,8 +93,10 @@ def fetch(
             return _fetch_pooled(engine, statement, parameters)
         with engine.connect() as connection:
             sql = literal_sql(connection, statement, parameters)
-            rows = 0 if sql is None else expected_rows(connection, sql)
-            if sql is None or (bulk is None and rows * _weight(statement) < BULK_ROWS):
+            weight = _weight(statement)
+            # Of a bulk read, only the room for vectors depends on it.
+            rows = 0 if sql is None or (bulk and weight == 1) else expected_rows(connection, sql)
+            if sql is None or (bulk is None and rows * weight < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
             # The bulk connection takes this one's place in the pool, so that there are never more than its size.
             connection.invalidate()

@@ -1,5 +1,6 @@
 """The two tables, typed. Alembic's target and the names that conditions are written with."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -34,6 +35,7 @@ from contextkit.binary import VectorType
 
 EMBEDDING_DIMENSIONS = 1536
 ROLES = ("user", "assistant", "system", "tool")
+_CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class IdType(TypeDecorator[str]):
@@ -92,6 +94,8 @@ def canonical_id(value: object) -> str:
         return str(value)
     if not isinstance(value, str):
         raise TypeError(f"an id is text or a UUID, not {value!r:.60}; leave out rows without one")
+    if _CANONICAL.fullmatch(value):
+        return str(value)
     try:
         return str(UUID(value))
     except ValueError:
@@ -112,7 +116,9 @@ def canonical_ids(values: object) -> list[str]:
         return [canonical_id(values)]
     if not isinstance(values, Iterable) or hasattr(values, "columns") or isinstance(values, bytes | Mapping):
         raise TypeError(f"one id, or an iterable or column of ids, is expected, not {type(values).__name__}")
-    return list(dict.fromkeys(canonical_id(value) for value in values))
+    # A column gives each value by a call of its own, all of them by one.
+    to_list = getattr(values, "tolist", None)
+    return list(dict.fromkeys(map(canonical_id, to_list() if to_list else values)))
 
 
 def _array(ids: object) -> Cast[Any]:

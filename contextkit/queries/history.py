@@ -11,7 +11,6 @@ from numbers import Integral
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     CTE,
     BigInteger,
     ColumnElement,
@@ -27,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from contextkit.models import Message
+from contextkit.models import Message, canonical_id
 from contextkit.queries.columns import message_columns
-from contextkit.queries.lineage import NO_BOUND, asked_of, by_index, lineage_of, stretches_of, written_of
+from contextkit.queries.lineage import NO_BOUND, asked_of, by_index, lineage_of, stretches_of, text_of, written_of
 
 
 def select_history(
@@ -44,10 +43,12 @@ def select_history(
 
     Contexts that are unknown, in a cycle, or deleted (unless included, or deleted after `as_of`) give no rows.
     """
-    values = history_parameters(contexts, at_version, as_of)
+    if isinstance(contexts, str):
+        raise TypeError("contexts are a list of ids, not one text")
+    values = history_parameters([canonical_id(id_) for id_ in contexts], at_version, as_of)
     # Parameters of its own, as two histories may stand in one statement.
     return _history(
-        literal(values["contexts"], ARRAY(Text)),
+        literal(values["contexts"]),
         literal(values["at_version"], BigInteger),
         None if as_of is None else literal(as_of, DateTime(timezone=True)),
         embeddings=embeddings,
@@ -56,9 +57,7 @@ def select_history(
 
 
 def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: datetime | None) -> dict[str, Any]:
-    """Values of the parameters of a `history_template`, checked."""
-    if isinstance(contexts, str):
-        raise TypeError("contexts are a list of ids, not one text")
+    """Values of the parameters of a `history_template`, checked; contexts are canonical ids."""
     if at_version is not None and (isinstance(at_version, bool) or not isinstance(at_version, Integral)):
         raise TypeError(f"at_version is a whole number, not {type(at_version).__name__}")
     if at_version is not None and at_version < 0:
@@ -68,7 +67,7 @@ def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: d
     if as_of is not None and as_of.utcoffset() is None:
         raise ValueError("as_of needs a time zone, such as datetime(2026, 1, 31, tzinfo=UTC)")
     values: dict[str, Any] = {
-        "contexts": list(contexts),
+        "contexts": text_of(contexts),
         "at_version": NO_BOUND if at_version is None else min(int(at_version), NO_BOUND),
     }
     return values if as_of is None else values | {"as_of": as_of}
@@ -78,7 +77,7 @@ def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: d
 def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Select[*tuple[Any, ...]]:
     """The statement of `select_history` with its values left open: building it takes longer than running it."""
     return _history(
-        bindparam("contexts", type_=ARRAY(Text)),
+        bindparam("contexts", type_=Text),
         bindparam("at_version", type_=BigInteger),
         bindparam("as_of", type_=DateTime(timezone=True)) if timed else None,
         embeddings=embeddings,
@@ -87,7 +86,7 @@ def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Se
 
 
 def _history(
-    contexts: ColumnElement[Any],
+    contexts: ColumnElement[str],
     at_version: ColumnElement[int],
     as_of: ColumnElement[datetime] | None,
     *,
