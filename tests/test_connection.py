@@ -58,6 +58,7 @@ from contextkit.connection import (
 )
 from contextkit.server import EmbeddedServer
 from contextkit.watcher import postmaster
+from tests.conftest import database_at
 
 ODD_PASSWORD = "secret @:/?#[]%&=+'\"\\ é$x"
 NEON = "ep-cool-name-123456.eu-central-1.aws.neon.tech"
@@ -80,7 +81,7 @@ def shared_url(server_url: str, migrated: str) -> str:
     """URL of a migrated database in which no test leaves anything."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"create database shared template {migrated}")
-        url = make_url(server_url).set(database="shared").render_as_string(hide_password=False)
+        url = database_at(server_url, "shared")
         with psycopg.connect(url) as inside:
             inside.execute("create sequence numbers")
             inside.execute("create table unique_texts (content text primary key)")

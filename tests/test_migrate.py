@@ -19,6 +19,7 @@ from contextkit import comparison, connect, generate, migrate, push, schema_stat
 from contextkit.connection import settings_of
 from contextkit.errors import ContextkitError, ReadOnlyError, SchemaError
 from contextkit.models import Base, IdType, RoleType
+from tests.conftest import database_at
 
 CHECKOUT = Path(__file__).parents[1]
 HEAD = "4c1d8a7e2b90"
@@ -346,7 +347,7 @@ def test_threads_upgrade_one_database_and_several_at_once(
     names = [f"several_{number}" for number in range(4)]
     for name in names:
         execute(server_url, f"create database {name}")
-    urls = [make_url(server_url).set(database=name).render_as_string(hide_password=False) for name in names]
+    urls = [database_at(server_url, name) for name in names]
     engines = [opened(url) for url in [url_of(empty)] * 4 + urls]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(upgrade, engines)) == [HEAD] * 8
