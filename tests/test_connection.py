@@ -672,6 +672,7 @@ def test_a_connection_more_is_waited_for_and_then_refused(
         assert len(waiting.result()) == 0
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_all_connections_are_closed_some_time_after_the_last_was_given_back(
     database_url: str, admin: Admin, engines: list[Engine]
 ) -> None:
@@ -686,6 +687,7 @@ def test_all_connections_are_closed_some_time_after_the_last_was_given_back(
         assert until(lambda: timers() == [])
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_no_connection_is_closed_while_one_is_in_use(database_url: str, admin: Admin, engines: list[Engine]) -> None:
     engines.append(connect(database_url, idle_timeout=0.1))
     with engines[0].connect() as connection:
@@ -776,6 +778,7 @@ def test_a_connection_can_be_given_back_while_the_interpreter_ends(
     assert until(lambda: engines[0].pool.checkedin() == 0)  # type: ignore[attr-defined]
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_a_cursor_left_open_holds_its_connection_until_it_is_closed(
     database_url: str, admin: Admin, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -811,6 +814,7 @@ def test_disposing_ends_connections_threads_and_the_hold_on_the_server(home: Pat
         assert until(lambda: connection.execute(query).fetchone() == (0,))
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_a_connection_in_use_while_its_engine_is_disposed_of_works_on_and_closes_when_given_back(
     database_url: str, admin: Admin, engines: list[Engine]
 ) -> None:
@@ -847,6 +851,7 @@ def test_an_embedded_server_that_was_killed_is_started_again_by_the_next_use(
     engine.dispose()
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_a_forked_child_has_connections_of_its_own(database_url: str, admin: Admin) -> None:
     code = """
         import threading

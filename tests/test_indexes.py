@@ -213,7 +213,10 @@ def test_a_bar_shows_what_a_build_does_once_it_takes_long(
 
 def client(url: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore:a pooler", "-c", CLIENT, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore:a pooler", "-c", CLIENT, url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -439,6 +442,7 @@ def test_a_role_without_the_right_is_told_so(engine: Engine, database_url: str) 
     run(database_url, "revoke all on contexts, messages from index_reader", "drop role index_reader")
 
 
+@pytest.mark.direct("settings of a database reach new connections only")
 def test_the_tables_of_another_schema_are_indexed_there(engine: Engine, database_url: str) -> None:
     engine.dispose()
     name = make_url(database_url).database

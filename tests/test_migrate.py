@@ -493,6 +493,7 @@ def test_a_revision_of_a_newer_contextkit_is_unknown(engine: Engine) -> None:
 # The extension
 
 
+@pytest.mark.direct("a pooler refuses such options")
 def test_a_role_without_the_right_is_told_whom_to_ask(
     empty_url: str, server_url: str, opened: Callable[[str], Engine]
 ) -> None:
@@ -507,6 +508,7 @@ def test_a_role_without_the_right_is_told_whom_to_ask(
     execute(server_url, "drop role unable")
 
 
+@pytest.mark.direct("a pooler refuses such options")
 def test_a_server_without_pgvector_is_named(empty_url: str, opened: Callable[[str], Engine]) -> None:
     engine = opened(with_options(empty_url, "-c extension_control_path=/nowhere"))
     with pytest.raises(SchemaError, match="no pgvector"):
