@@ -28,6 +28,11 @@ POOLERS: dict[str, Pooler] = {}
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CONTEXTKIT_TEST_POOLER"):
+        config.addinivalue_line("filterwarnings", "ignore:a pooler keeps no settings")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home() -> Iterator[Path]:
     """A home that the run alone knows, so that no database of the user's is ever touched."""

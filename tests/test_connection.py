@@ -904,6 +904,7 @@ def test_numbers_out_of_range_are_refused(numbers: dict[str, Any]) -> None:
 # Interrupting and limiting
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_an_interrupt_ends_a_read_here_and_on_the_server(database_url: str, admin: Admin) -> None:
     code = """
         import pandas as pd

@@ -40,7 +40,8 @@ WAITING = "select count(*) from pg_stat_activity where query like '%p.index_reli
 """Looks for the index again and again."""
 LOCKS = "select count(*) from pg_locks where locktype = 'advisory'"
 CLIENT = (
-    "import sys; from contextkit import *; print(create_index(connect(sys.argv[1], write=True)).created, flush=True)"
+    "import sys; from contextkit import *; engine = connect(sys.argv[1], write=True); "
+    "print(create_index(engine, progress=False).created, flush=True)"
 )
 
 
