@@ -53,8 +53,8 @@ def server_url(home: Path) -> Iterator[str]:
         connection.execute("alter system set fsync = off")
         connection.execute("select pg_reload_conf()")
     with ExitStack() as stack:
-        if program := os.environ.get("CONTEXTKIT_TEST_POOLER"):
-            POOLERS[server.url] = stack.enter_context(running_pooler(program, server.url))
+        if os.environ.get("CONTEXTKIT_TEST_POOLER"):
+            POOLERS[server.url] = stack.enter_context(running_pooler(server.url))
         yield server.url
     server.leave()
 

@@ -1,5 +1,6 @@
 """A PgBouncer in front of a server, in transaction mode and as Neon sets it up."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -51,9 +52,18 @@ class Pooler:
         return make_url(direct).update_query_dict(query).render_as_string(hide_password=False)
 
 
+def pgbouncer() -> str | None:
+    """Give the path of the PgBouncer that CONTEXTKIT_TEST_POOLER names, by default of the installed one."""
+    wanted = os.environ.get("CONTEXTKIT_TEST_POOLER", "pgbouncer")
+    return shutil.which(wanted, path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+
+
 @contextmanager
-def running_pooler(program: str, server_url: str, *, pool_size: int = 20) -> Iterator[Pooler]:
+def running_pooler(server_url: str, *, pool_size: int = 20) -> Iterator[Pooler]:
     """Run a PgBouncer, of this run alone, until the end."""
+    program = pgbouncer()
+    if program is None:
+        raise RuntimeError("no pgbouncer is installed where CONTEXTKIT_TEST_POOLER says")
     server = make_url(server_url)
     sockets = Path(str(server.query["host"]))
     folder = Path(tempfile.mkdtemp(prefix="pooler-"))
@@ -62,25 +72,20 @@ def running_pooler(program: str, server_url: str, *, pool_size: int = 20) -> Ite
     settings = folder / "pgbouncer.ini"
     settings.write_text(_known(program, SETTINGS.format(folder=folder, pool_size=pool_size, **values)))
     (folder / "users").write_text(f'"{server.username}" ""\n')
-    owner = sockets.stat()  # as root PgBouncer does not run, and the server's sockets are for its account alone
-    for path in (folder, *folder.iterdir()):
-        shutil.chown(path, owner.st_uid, owner.st_gid)
+    run_as: dict[str, Any] = {}
+    if os.geteuid() == 0:  # as which PgBouncer does not run; and the server's sockets are for its account alone
+        owner = sockets.stat()
+        run_as = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        for path in (folder, *folder.iterdir()):
+            shutil.chown(path, owner.st_uid, owner.st_gid)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, str(settings)],
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            user=owner.st_uid,
-            group=owner.st_gid,
-            extra_groups=[],
-        )
+        process = subprocess.Popen([program, str(settings)], stdout=log, stderr=log, cwd=folder, **run_as)
     try:
         pooler = Pooler(folder)
         _await(process, pooler.url(server_url), folder / "log")
         yield pooler
     finally:
-        process.terminate()
+        process.kill()  # at once, which no signal says to all versions
         process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 

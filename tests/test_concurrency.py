@@ -1,11 +1,11 @@
 """Writers at once: nothing lost, nothing doubled, no error but those that are documented."""
 
 import os
-from collections.abc import Iterator
+import threading
+from typing import Any
 
-import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import create_engine, event
 
 from contextkit import (
     ContextkitError,
@@ -50,4 +50,24 @@ def test_processes_that_write_to_the_same_contexts_lose_and_double_nothing(
     embedded = messages_df(engine, embeddings=True, include_deleted=True)["embedding"].notna().sum()
     assert embedded == told.rows["embeddings"]  # each once
     assert (embedding_matrix(live) == embedder(live["content"].tolist())).all()
+    engine.dispose()
+
+
+def test_a_writer_overtaken_in_a_strict_isolation_level_is_told_to_run_it_again(database_url: str) -> None:
+    engine = connect(database_url, write=True)
+    context = add_context(engine)
+    strict = create_engine(engine.url, isolation_level="SERIALIZABLE")
+    overtaken = threading.Event()
+
+    @event.listens_for(strict, "after_cursor_execute")
+    def overtake(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT") and "FOR UPDATE" not in statement and not overtaken.is_set():
+            overtaken.set()
+            append_messages(engine, context, [{"role": "user", "content": "first"}])
+
+    message = append_messages(engine, context, [{"role": "user", "content": "zeroth"}])["message_id"]
+    with pytest.raises(ContextkitError, match=r"another writer changed the same rows first.*run it again.*40001"):
+        delete_messages(strict, message)
+    assert delete_messages(strict, message) == 1
+    strict.dispose()
     engine.dispose()

@@ -4,7 +4,6 @@ The whole suite goes through one with CONTEXTKIT_TEST_POOLER=pgbouncer.
 """
 
 import os
-import shutil
 import signal
 import threading
 import warnings
@@ -23,10 +22,9 @@ from sqlalchemy import Engine, text
 import contextkit as ck
 from contextkit import ContextkitError, ContextkitWarning, ReadOnlyError, add_context, connect, contexts_df
 from tests.conftest import _fresh
-from tests.pooler import Pooler, running_pooler
+from tests.pooler import Pooler, pgbouncer, running_pooler
 
-PROGRAM = os.environ.get("CONTEXTKIT_TEST_POOLER") or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
+pytestmark = pytest.mark.skipif(pgbouncer() is None, reason="pgbouncer is not installed")
 
 # What may outlive a transaction on a server's connection, and would be the next client's.
 STATE = """
@@ -44,14 +42,14 @@ VECTOR = np.random.default_rng(7).normal(size=1536)
 @pytest.fixture(scope="module")
 def wide(server_url: str) -> Iterator[Pooler]:
     """As many connections as an index build takes at once, each transaction on the one that rested longest."""
-    with running_pooler(str(PROGRAM), server_url, pool_size=3) as pooler:
+    with running_pooler(server_url, pool_size=3) as pooler:
         yield pooler
 
 
 @pytest.fixture(scope="module")
 def narrow(server_url: str) -> Iterator[Pooler]:
     """One connection to the server, which all clients share."""
-    with running_pooler(str(PROGRAM), server_url, pool_size=1) as pooler:
+    with running_pooler(server_url, pool_size=1) as pooler:
         yield pooler
 
 

@@ -56,6 +56,7 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
 
 
 _LOST = ("25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05")
+_OVERTAKEN = "another writer changed the same rows first, and nothing was written; run it again"
 _TABLES = "a table is missing; if it is contexts or messages, run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
     "22003": (ContextkitError, "a number is out of its column's range"),
@@ -63,6 +64,8 @@ _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] =
     "22P02": (ValueError, "a value does not fit its column: an id that is no UUID, or a role the enum lacks"),
     "25006": (ReadOnlyError, READ_ONLY),
     "3F000": (SchemaError, _TABLES),
+    "40001": (ContextkitError, _OVERTAKEN),
+    "40P01": (ContextkitError, _OVERTAKEN),
     "42501": (ContextkitError, "this role lacks a right for that; ask the database's owner to grant it"),
     "42601": (ValueError, "the SQL cannot be read; a condition or a statement has a syntax error"),
     "42703": (SchemaError, "a column is missing; of contexts and messages schema_status(engine) lists those"),
