@@ -99,6 +99,7 @@ def fetch(
             if sql is None or (bulk is None and rows * weight < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
             # The bulk connection takes this one's place in the pool, so that there are never more than its size.
+            connection.rollback()  # a pooler closes the server's connection of whoever leaves within a transaction
             connection.invalidate()
             columns = _fetch_bulk(engine, sql, rows)
         return _fetch_pooled(engine, statement, parameters) if columns is None else columns
@@ -230,6 +231,7 @@ def bulk_cursor(engine: Engine) -> Iterator[Any]:
                     if str(error).startswith("[libpq]"):
                         cast(Any, cursor)._results.reader._helper.check_error(error)
                     raise
+            connection.rollback()  # likewise
         finally:
             connection.close()
     except BulkError as error:

@@ -557,6 +557,7 @@ def test_types_created_after_the_first_bulk_read_are_read(empty_url: str, monkey
     engine.dispose()
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_a_bulk_read_leaves_no_connection(engine: Engine, reader: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
     load_sample(engine)

@@ -73,6 +73,7 @@ _NO_OPERATOR = (
     "this pgvector lacks the distance, or its schema is not in the search_path; "
     "update the extension, or set the search_path"
 )
+_OVERTAKEN = "another writer changed the same rows first, and nothing was written; run it again"
 _TABLES = "a table is missing; if it is contexts or messages, run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
     "0A000": (ContextkitError, "the server does not do that; of a partitioned table its owner builds the indexes"),
@@ -88,6 +89,8 @@ _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] =
     "23514": (ContextkitError, "this check, of another tool, refuses the row"),
     "25006": (ReadOnlyError, NO_WRITES),
     "3F000": (SchemaError, _TABLES),
+    "40001": (ContextkitError, _OVERTAKEN),
+    "40P01": (ContextkitError, _OVERTAKEN),
     "42501": (ContextkitError, "this role lacks a right for that; ask the database's owner to grant it"),
     "42601": (ValueError, "the SQL cannot be read; a condition or a statement has a syntax error"),
     "42703": (SchemaError, "a column is missing; of contexts and messages schema_status(engine) lists those"),
