@@ -11,6 +11,7 @@ from contextkit import (
     ContextkitError,
     add_context,
     append_messages,
+    check_df,
     connect,
     contexts_df,
     delete_messages,
@@ -45,6 +46,7 @@ def test_processes_that_write_to_the_same_contexts_lose_and_double_nothing(
     for context in contexts.loc[contexts["deleted_at"].notna(), "context_id"]:
         restore_context(engine, context)
     told.rows["embeddings"] += len(embed_missing(engine, embedder, progress=False))
+    assert check_df(engine).empty
     live = messages_df(engine, embeddings=True)
     assert live["embedding"].notna().all()
     embedded = messages_df(engine, embeddings=True, include_deleted=True)["embedding"].notna().sum()
