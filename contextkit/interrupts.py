@@ -1,5 +1,6 @@
 """Work that waits outside Python, and ends when the user interrupts it."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Thread
@@ -7,28 +8,47 @@ from typing import TypeVar
 
 _Result = TypeVar("_Result")
 
+STEP = 0.2
+PATIENCE = 3600.0
+
 
 def interruptible(
-    work: Callable[[], _Result], cancel: Callable[[], None], meanwhile: Callable[[], object] = lambda: None
+    work: Callable[[], _Result],
+    cancel: Callable[[], None],
+    meanwhile: Callable[[], object] = lambda: None,
+    patience: float = PATIENCE,
 ) -> _Result:
     """Result of the work; when the user interrupts it, it is cancelled and has ended.
 
     In a thread of its own: in the main one a driver keeps the interrupt to itself, or lets it wait. What is to be
-    done meanwhile is done five times a second, and ends the work likewise if it fails.
+    done meanwhile is done five times a second, and ends the work likewise if it fails. Work that has not ended so
+    many seconds after it was cancelled is left to itself, as a network that is gone lets nothing end.
     """
     future: Future[_Result] = Future()
-    thread = Thread(target=_do, args=(work, future))
     try:
-        thread.start()
-        while not wait([future], timeout=0.2).done:  # in steps, as Windows interrupts no wait
+        start(work, future)
+        while not wait([future], timeout=STEP).done:  # in steps, as Windows interrupts no wait
             meanwhile()
     except BaseException:
         if not future.cancel():  # else it has not begun, and never will
-            while not future.done():
-                cancel()
-                wait([future], timeout=0.1)
+            _end(future, cancel, patience)
         raise
     return future.result()
+
+
+def start(work: Callable[[], _Result], future: "Future[_Result]") -> "Future[_Result]":
+    """The future of work that has begun in a thread of its own, which no end of the interpreter waits for."""
+    Thread(target=_do, args=(work, future), name="contextkit", daemon=True).start()
+    return future
+
+
+def _end(future: "Future[_Result]", cancel: Callable[[], None], patience: float) -> None:
+    """Cancel work until it has ended; beside it, as a cancel may wait for the same network."""
+    deadline = time.monotonic() + patience
+    while not future.done() and time.monotonic() < deadline:
+        # Waited for, as a late one would hit what the connection does next.
+        wait([start(cancel, Future())], timeout=deadline - time.monotonic())
+        wait([future], timeout=STEP / 2)
 
 
 def _do(work: Callable[[], _Result], future: "Future[_Result]") -> None:

@@ -27,6 +27,7 @@ ORDER = [
     "vectors",
     "plans",
     "literals",
+    "bulk",
     "arrow",
     "parallel",
     "frames",

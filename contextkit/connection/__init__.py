@@ -14,6 +14,7 @@ from sqlalchemy.engine import ExceptionContext
 
 from contextkit.connection.driver import READ_ONLY, explain, lost, state_of, translated_errors
 from contextkit.connection.pool import IdleCloser, Pool
+from contextkit.connection.silence import Silence, SilentError, WatchedConnection
 from contextkit.connection.url import KNOWN_PARAMETERS, check_pooled, given_url, is_pooled, prepared
 from contextkit.errors import ContextkitError, DatabaseUnavailableError, ReadOnlyError
 from contextkit.server import EmbeddedServer
@@ -31,6 +32,7 @@ __all__ = [
     "libpq_uri",
     "separate_engine",
     "settings_of",
+    "silence_of",
     "translated_errors",
 ]
 
@@ -110,6 +112,12 @@ def settings_of(engine: Engine) -> Settings | None:
     return engine.get_execution_options().get("contextkit")
 
 
+def silence_of(connection: Connection) -> Silence | None:
+    """Give the silence of a connection's server from now on; None where nothing tells whether it is lost."""
+    driver = connection.connection.driver_connection
+    return driver.silence() if isinstance(driver, WatchedConnection) else None
+
+
 def libpq_uri(engine: Engine) -> str:
     """Give the URI, password included, that libpq opens the same database with."""
     settings = settings_of(engine)
@@ -175,9 +183,14 @@ def _check_numbers(
 
 
 def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
+    seconds = math.ceil(settings.connect_timeout)
     defaults = {
-        "connect_timeout": math.ceil(settings.connect_timeout),
+        "connect_timeout": seconds,
         "fallback_application_name": "contextkit",
+        # A network that is gone ends what waits in libpq itself, where nobody can ask who answers.
+        "keepalives_idle": seconds,
+        "keepalives_interval": seconds,
+        "tcp_user_timeout": 1000 * seconds,
     }
     return {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
 
@@ -208,8 +221,10 @@ def _listen(engine: Engine, settings: Settings) -> None:
     event.listen(engine, "handle_error", _explain_on_engine)
 
     @event.listens_for(engine, "do_connect")
-    def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> psycopg.Connection[Any]:
-        return _opened(engine.url, settings.server, args, params)
+    def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> WatchedConnection:
+        opened = _opened(engine.url, settings.server, args, params)
+        opened.watch(float(params["connect_timeout"]) or settings.connect_timeout, settings.statement_timeout)
+        return opened
 
     @event.listens_for(engine, "checkout")
     def start_afresh(connection: Any, _record: Any, _fairy: Any) -> None:
@@ -235,17 +250,17 @@ def _listen(engine: Engine, settings: Settings) -> None:
             server.leave()
 
 
-def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> psycopg.Connection[Any]:
+def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> WatchedConnection:
     if server is not None and not server.held:
         server.join()
     try:
-        return psycopg.connect(*args, **params)
+        return WatchedConnection.connect(*args, **params)
     except psycopg.Error as error:
         if server is None:
             raise _unreachable(url, error) from None
     server.join()
     try:
-        return psycopg.connect(*args, **params)
+        return WatchedConnection.connect(*args, **params)
     except psycopg.Error as error:
         raise _unreachable(url, error) from None
 
@@ -262,8 +277,10 @@ def _unreachable(url: URL, error: psycopg.Error) -> DatabaseUnavailableError:
 def _explain_on_engine(context: ExceptionContext) -> None:
     """Translate a refused write and a lost connection; what else goes wrong on an engine is its user's."""
     error = context.original_exception
-    if context.is_pre_ping or isinstance(error, ContextkitError) or not isinstance(error, Exception):
+    if isinstance(error, ContextkitError) or not isinstance(error, Exception):
         return  # the last is a KeyboardInterrupt: SQLAlchemy gives up the connection, and that is all
+    if context.is_pre_ping and not isinstance(error, SilentError):
+        return  # it connects anew, for which a server that does not answer would be waited for once more
     if context.is_disconnect:
         raise lost(error)
     if state_of(error) == "25006":
