@@ -61,7 +61,7 @@ bench-neighbors: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks.neighbors
 
 soak: $(INSTALLED)
-	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m hypothesis
+	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m 'hypothesis or soak'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@new='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'; \

@@ -13,7 +13,8 @@ from adbc_driver_manager import Error as BulkError
 from adbc_driver_manager.dbapi import Connection as BulkConnection
 from sqlalchemy import Connection, Engine
 
-from contextkit.connection import explain, libpq_uri, settings_of, silence_of
+from contextkit.connection import again_while_full, explain, libpq_uri, settings_of, silence_of, unreachable
+from contextkit.connection.silence import SilentError
 from contextkit.interrupts import interruptible
 
 _Result = TypeVar("_Result")
@@ -58,8 +59,12 @@ class Bulk:
             self._silence.end()
 
     def _check(self) -> None:
-        if self._silence is not None:
-            self._silence.check()
+        try:
+            if self._silence is not None:
+                self._silence.check()
+        except SilentError:
+            self._over = True
+            raise
 
     @contextmanager
     def cursor(self) -> Iterator[Any]:
@@ -70,8 +75,10 @@ class Bulk:
         settings = settings_of(self.engine)
         assert settings is not None  # noqa: S101 - fetch asks for engines of connect only
         try:
-            database = _database(self.engine)
-            connection = BulkConnection(cast(Any, database), AdbcConnection(database.handle))
+            connection = again_while_full(self._opened)
+        except BulkError as error:
+            raise unreachable(self.engine.url, error) from None
+        try:
             try:
                 with connection.cursor() as cursor, self._cancelled_with_others(cursor):
                     cursor.execute("set transaction read only")
@@ -88,6 +95,10 @@ class Bulk:
                 connection.close()
         except BulkError as error:
             raise explain(error) from None
+
+    def _opened(self) -> BulkConnection:
+        database = _database(self.engine)
+        return BulkConnection(cast(Any, database), AdbcConnection(database.handle))
 
     @contextmanager
     def _cancelled_with_others(self, cursor: Any) -> Iterator[None]:

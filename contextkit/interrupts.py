@@ -12,6 +12,10 @@ STEP = 0.2
 PATIENCE = 3600.0
 
 
+class HopelessError(Exception):
+    """Nothing will end the work any more, nor hear that it is cancelled."""
+
+
 def interruptible(
     work: Callable[[], _Result],
     cancel: Callable[[], None],
@@ -21,14 +25,16 @@ def interruptible(
     """Result of the work; when the user interrupts it, it is cancelled and has ended.
 
     In a thread of its own: in the main one a driver keeps the interrupt to itself, or lets it wait. What is to be
-    done meanwhile is done five times a second, and ends the work likewise if it fails. Work that has not ended so
-    many seconds after it was cancelled is left to itself, as a network that is gone lets nothing end.
+    done meanwhile is done five times a second, and ends the work likewise if it fails. Work is left to itself that has
+    not ended so many seconds after it was cancelled, or that is found to be hopeless.
     """
     future: Future[_Result] = Future()
     try:
         start(work, future)
         while not wait([future], timeout=STEP).done:  # in steps, as Windows interrupts no wait
             meanwhile()
+    except HopelessError:
+        raise
     except BaseException:
         if not future.cancel():  # else it has not begun, and never will
             _end(future, cancel, patience)

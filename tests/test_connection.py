@@ -56,6 +56,7 @@ from contextkit.connection import (
     settings_of,
     translated_errors,
 )
+from contextkit.connection.silence import WatchedConnection
 from contextkit.server import EmbeddedServer
 from contextkit.watcher import postmaster
 
@@ -354,7 +355,7 @@ def test_other_secrets_of_a_url_are_out_of_sight_and_still_used(monkeypatch: pyt
         handed.update(arguments)
         raise psycopg.OperationalError("connection failed: no")
 
-    monkeypatch.setattr(psycopg, "connect", refuse)
+    monkeypatch.setattr(WatchedConnection, "connect", refuse)
     with pytest.raises(DatabaseUnavailableError):
         engine.connect()
     assert handed["sslpassword"] == handed["oauth_client_secret"] == "secret"

@@ -5,14 +5,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import InvalidatePoolError
 
-from contextkit.connection.driver import READ_ONLY, explain, lost, state_of, translated_errors
+from contextkit.connection.driver import (
+    READ_ONLY,
+    again_while_full,
+    explain,
+    is_full,
+    lost,
+    state_of,
+    translated_errors,
+)
 from contextkit.connection.pool import IdleCloser, Pool
 from contextkit.connection.silence import Silence, SilentError, WatchedConnection
 from contextkit.connection.url import KNOWN_PARAMETERS, check_pooled, given_url, is_pooled, prepared
@@ -22,6 +32,7 @@ from contextkit.server import EmbeddedServer
 __all__ = [
     "READ_ONLY",
     "Settings",
+    "again_while_full",
     "check_writable",
     "connect",
     "direct_engine",
@@ -34,6 +45,7 @@ __all__ = [
     "settings_of",
     "silence_of",
     "translated_errors",
+    "unreachable",
 ]
 
 POOL_WAIT = 10.0
@@ -203,7 +215,6 @@ def engine_at(url: URL, settings: Settings) -> Engine:
         execution_options={"contextkit": settings},
         hide_parameters=True,
         max_overflow=0,
-        pool_pre_ping=True,
         pool_size=settings.pool_size,
         pool_timeout=POOL_WAIT,
         pool_use_lifo=True,
@@ -227,7 +238,11 @@ def _listen(engine: Engine, settings: Settings) -> None:
         return opened
 
     @event.listens_for(engine, "checkout")
-    def start_afresh(connection: Any, _record: Any, _fairy: Any) -> None:
+    def start_afresh(connection: Any, record: Any, _fairy: Any) -> None:
+        # In place of SQLAlchemy's own ping, which waits for ever, and twice for a server that is gone.
+        if "used" in record.info:
+            _check_alive(connection)
+        record.info["used"] = True
         # Not at connect: SQLAlchemy resets an option by switching it off, and a raw connection keeps its own.
         connection.autocommit = False
         connection.read_only = None if settings.write else True
@@ -251,27 +266,39 @@ def _listen(engine: Engine, settings: Settings) -> None:
 
 
 def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> WatchedConnection:
+    open_ = partial(WatchedConnection.connect, *args, **params)
     if server is not None and not server.held:
         server.join()
     try:
-        return WatchedConnection.connect(*args, **params)
+        return again_while_full(open_)
     except psycopg.Error as error:
         if server is None:
-            raise _unreachable(url, error) from None
+            raise unreachable(url, error) from None
     server.join()
     try:
-        return WatchedConnection.connect(*args, **params)
+        return again_while_full(open_)
     except psycopg.Error as error:
-        raise _unreachable(url, error) from None
+        raise unreachable(url, error) from None
 
 
-def _unreachable(url: URL, error: psycopg.Error) -> DatabaseUnavailableError:
+def unreachable(url: URL, error: Exception) -> DatabaseUnavailableError:
+    """Give our error for a connection that a driver could not open."""
     # libpq gives no SQLSTATE here, only a text, which names host, role or database and never a password.
     reason = str(error).rpartition("failed: ")[2].partition("\n")[0].strip()
     if url.password:
         reason = reason.replace(str(url.password), "***")
     place = url.host or "the server"
-    return DatabaseUnavailableError(f"cannot connect to {place}: {reason}; check the database URL")
+    remedy = "close others, or use a pooled host" if is_full(error) else "check the database URL"
+    return DatabaseUnavailableError(f"cannot connect to {place}: {reason}; {remedy}")
+
+
+def _check_alive(connection: WatchedConnection) -> None:
+    try:
+        if connection.answers():
+            return
+    except SilentError as error:
+        raise lost(error) from None
+    raise InvalidatePoolError  # the pool connects anew
 
 
 def _explain_on_engine(context: ExceptionContext) -> None:
@@ -279,8 +306,6 @@ def _explain_on_engine(context: ExceptionContext) -> None:
     error = context.original_exception
     if isinstance(error, ContextkitError) or not isinstance(error, Exception):
         return  # the last is a KeyboardInterrupt: SQLAlchemy gives up the connection, and that is all
-    if context.is_pre_ping and not isinstance(error, SilentError):
-        return  # it connects anew, for which a server that does not answer would be waited for once more
     if context.is_disconnect:
         raise lost(error)
     if state_of(error) == "25006":

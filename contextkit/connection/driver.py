@@ -1,8 +1,10 @@
 """Errors of the drivers and of SQLAlchemy become ours: told by SQLSTATE, in our own words."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psycopg
 from sqlalchemy.exc import CompileError, DBAPIError, StatementError
@@ -15,6 +17,11 @@ from contextkit.errors import (
     ReadOnlyError,
     SchemaError,
 )
+
+_Opened = TypeVar("_Opened")
+
+PAUSES = (0.02, 0.1, 0.4)
+"""Seconds after which a connection is asked for again."""
 
 
 class CommitLostError(psycopg.OperationalError):
@@ -111,6 +118,23 @@ def _named(state: str) -> str:
     except KeyError:
         return f"SQLSTATE {state}"
     return f"SQLSTATE {state}, {name}"
+
+
+def again_while_full(open_: Callable[[], _Opened]) -> _Opened:
+    """What opens a connection; again where none was free, as one that was closed just now counts a little longer."""
+    for pause in PAUSES:
+        try:
+            return open_()
+        except Exception as error:
+            if not is_full(error):
+                raise
+        time.sleep(pause)
+    return open_()
+
+
+def is_full(error: Exception) -> bool:
+    """Tell whether a server, database or role had no connection left: of these errors libpq gives no SQLSTATE."""
+    return re.search("too many (connections|clients)|connection slots", str(error)) is not None
 
 
 def lost(error: BaseException | None, *, committing: bool = False) -> DatabaseUnavailableError:

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.abc import PQGen
 
 from contextkit.connection.driver import CommitLostError, is_lost, state_of
+from contextkit.interrupts import HopelessError
 
 _Result = TypeVar("_Result")
 
@@ -16,8 +17,12 @@ SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
 """What every server and pooler answers with one byte, whoever asks: the request for TLS of PostgreSQL's protocol."""
 
 
-class SilentError(psycopg.OperationalError):
-    """A server that one waits for does not answer any more."""
+class StuckError(psycopg.OperationalError):
+    """A connection has said nothing for longer than a statement may take."""
+
+
+class SilentError(StuckError, HopelessError):
+    """A connection says nothing, and its server does not answer new ones either."""
 
 
 @dataclass
@@ -38,14 +43,14 @@ class Silence:
         self.since = time.monotonic()
 
     def check(self) -> None:
-        """Raise a SilentError if the server is lost."""
+        """Raise a StuckError or a SilentError if waiting is in vain."""
         now = time.monotonic()
-        if self.longest is not None and now - self.since > self.longest + self.patience:
-            raise SilentError("no answer within statement_timeout")
         if now - max(self.since, self.asked) > self.patience / 2:
             if not self._answers():
                 raise SilentError("no answer")
             self.asked = time.monotonic()
+        if self.longest is not None and now - self.since > self.longest + self.patience:
+            raise StuckError("no answer within statement_timeout")
 
     def _answers(self) -> bool:
         try:
@@ -64,6 +69,7 @@ class WatchedConnection(psycopg.Connection[Any]):
     _peer: tuple[int, Any] | None = None
     _patience = 0.0
     _longest: float | None = None
+    _asking = False
 
     def watch(self, patience: float, longest: float | None) -> None:
         """Wait so many seconds for a server that does not answer, and statements no longer than they may take."""
@@ -81,8 +87,27 @@ class WatchedConnection(psycopg.Connection[Any]):
         """Silence from now on; None on a unix socket, which no network can lose."""
         if self._peer is None:
             return None
-        # What commits by itself, such as the build of an index, sets a limit of its own.
-        return Silence(*self._peer, self._patience, None if self.autocommit else self._longest)
+        # What commits by itself, such as the build of an index, has no limit that ends with a transaction.
+        longest = 0.0 if self._asking else None if self.autocommit else self._longest
+        return Silence(*self._peer, self._patience, longest)
+
+    def answers(self) -> bool:
+        """Whether this connection still works; asked outside of any transaction.
+
+        Raises:
+            SilentError: nor does the server answer new ones.
+        """
+        self._asking = True
+        try:
+            self.autocommit = True
+            self.execute("select 1")
+        except SilentError:
+            raise
+        except psycopg.OperationalError:
+            return False
+        finally:
+            self._asking = False
+        return True
 
     def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
         """Wait for the server as long as it answers."""
@@ -117,6 +142,6 @@ class WatchedConnection(psycopg.Connection[Any]):
         except StopIteration as end:
             result: _Result = end.value
             return result
-        except SilentError:
+        except StuckError:
             self.pgconn.finish()
             raise

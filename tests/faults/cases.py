@@ -80,7 +80,7 @@ def generated(engine: Engine, _folder: Path) -> str:
 
 
 def informed(engine: Engine, _folder: Path) -> Any:
-    return ck.info(engine).drop(["latency_ms", "host"])
+    return ck.info(engine).drop(["latency_ms", "host", "database"])
 
 
 def recalled(engine: Engine, _folder: Path) -> Any:
@@ -88,7 +88,7 @@ def recalled(engine: Engine, _folder: Path) -> Any:
 
 
 NO_EMBEDDINGS = "update messages set embedding = null"
-HNSW = "create index contextkit_cosine_idx on messages using hnsw (embedding vector_cosine_ops) with (m = 16, ef_construction = 64)"
+HNSW = "create index contextkit_cosine_idx on messages using hnsw (embedding vector_cosine_ops)"
 CASES: dict[str, Case] = {
     # reading
     "contexts_df": Case("frames", lambda e, _: ck.contexts_df(e)),

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import psycopg
-from sqlalchemy import Engine, make_url
+from sqlalchemy import make_url
 
 from contextkit import DatabaseUnavailableError, connect, load_sample, upgrade
 from contextkit.server import SOCKET, EmbeddedServer
@@ -52,14 +52,13 @@ class Ground:
         return f"postgresql://{user}@127.0.0.1:{self.proxy.port}/{database}"
 
     @contextmanager
-    def database(self, case: Case) -> Iterator[str]:
+    def database(self, case: Case, tablespace: str = "pg_default") -> Iterator[str]:
         """Name of a database as the case needs it."""
         name = f"fault_{uuid.uuid4().hex}"
         with psycopg.connect(self.server.url, autocommit=True) as admin:
-            admin.execute(f"create database {name} template {case.template} strategy file_copy")
-        if case.prepare:
-            with psycopg.connect(self.direct(name)) as connection:
-                connection.execute(case.prepare)
+            admin.execute(f"create database {name} template {case.template} tablespace {tablespace} strategy file_copy")
+        with psycopg.connect(self.direct(name)) as connection:
+            connection.execute(case.prepare)
         try:
             yield name
         finally:
@@ -82,8 +81,18 @@ class Ground:
             process.kill()
         psutil.wait_procs(processes, timeout=10)
 
-    def restart(self) -> None:
-        self.server.join()
+    def killed_when_struck(self) -> threading.Thread:
+        """A thread that kills the server when the fault comes, and starts it again."""
+
+        def kill() -> None:
+            if self.proxy.struck.wait(HANGS):
+                self.kill()
+                self.proxy.fail("drop")
+                self.server.join()
+
+        thread = threading.Thread(target=kill, daemon=True)
+        thread.start()
+        return thread
 
 
 @contextmanager
@@ -146,6 +155,7 @@ class Undisturbed:
     before: Any
     after: Any
     received: int
+    seconds: float
 
 
 def undisturbed(ground: Ground, name: str) -> Undisturbed:
@@ -154,21 +164,15 @@ def undisturbed(ground: Ground, name: str) -> Undisturbed:
         before = state_of(ground.direct(database))
         engine = connect(ground.proxied(database), write=True)
         ground.proxy.plan(None)
-        value = case.call(engine, Path(place))
+        usual = outcome(lambda: case.call(engine, Path(place)))
+        if usual.error is not None:
+            raise usual.error
         received = ground.proxy.received
         engine.dispose()
-        return Undisturbed(value, before, state_of(ground.direct(database)), received)
+        return Undisturbed(usual.value, before, state_of(ground.direct(database)), received, usual.seconds)
 
 
-@dataclass
-class Struck:
-    """A case that met a fault."""
-
-    ended: str
-    seconds: float
-
-
-def struck(ground: Ground, name: str, plan: Plan, normal: Undisturbed, *, warm: bool = False) -> Struck:
+def struck(ground: Ground, name: str, plan: Plan, normal: Undisturbed, *, warm: bool = False) -> Outcome:
     """Let a case meet a fault, and hold what comes of it to the contract."""
     case = CASES[name]
     with ground.database(case) as database, folder() as place, ExitStack() as stack:
@@ -181,7 +185,11 @@ def struck(ground: Ground, name: str, plan: Plan, normal: Undisturbed, *, warm: 
         if warm:
             engine.connect().close()
         ground.proxy.plan(plan)
+        killer = ground.killed_when_struck() if plan.fault == "kill" else None
         ended = outcome(lambda: case.call(engine, Path(place)))
+        if killer is not None:
+            ground.proxy.struck.set()  # also when it was not met
+            killer.join(HANGS)
         ground.proxy.heal()
         engine.dispose()
         assert until(lambda: ground.connections(database) == 0), "a connection is left"
@@ -194,7 +202,7 @@ def struck(ground: Ground, name: str, plan: Plan, normal: Undisturbed, *, warm: 
             assert case.writes or same(value, normal.value), "the next call gives something else"
             assert state_of(ground.direct(database)) == normal.after, "the next call ends elsewhere"
         engine.dispose()
-    return Struck(type(ended.error).__name__ if ended.error else "succeeded", ended.seconds)
+    return ended
 
 
 def left_threads() -> list[str]:

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-Fault = Literal["drop", "reset", "stall", "freeze", "delay"]
-"""Connections are closed, reset, say nothing more as new ones do, say nothing more while new ones work, are slow."""
+Fault = Literal["drop", "reset", "stall", "freeze", "delay", "kill"]
+"""Connections are closed, reset, say nothing more as new ones do, say nothing more while new ones work, are slow.
+
+At `kill` they say nothing more until whoever waits for it has killed the server and lets them drop.
+"""
 
 DELAY = 0.3
 NOW = struct.pack("ii", 1, 0)
@@ -111,7 +114,7 @@ class Proxy:
         self.delayed = self.delayed or fault == "delay"
         self.mute = self.mute or fault == "stall"
         for side in list(self.sides):
-            if fault in ("stall", "freeze"):
+            if fault in ("stall", "freeze", "kill"):
                 side.silent = True
             elif side.transport is not None and fault == "drop":
                 side.transport.close()
