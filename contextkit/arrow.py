@@ -185,6 +185,7 @@ def execute_bulk(
 ) -> list[Column] | None:
     """Columns of a query, vectors in the matrix given for them, or None if only the pool reads or refuses one."""
     cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
+    bulk.heard()
     cursor.execute(sql)
     reader = cursor.fetch_record_batch()
     if not all(_type_name(field) in BULK_TYPES for field in reader.schema):

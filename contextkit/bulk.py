@@ -54,7 +54,7 @@ class Bulk:
                 cursor.adbc_cancel()
 
     def heard(self) -> None:
-        """Note that something came."""
+        """Note that something came, or that another statement begins."""
         if self._silence is not None:
             self._silence.end()
 
@@ -80,6 +80,7 @@ class Bulk:
             raise unreachable(self.engine.url, error) from None
         try:
             try:
+                self.heard()
                 with connection.cursor() as cursor, self._cancelled_with_others(cursor):
                     cursor.execute("set transaction read only")
                     if settings.limit_statements:

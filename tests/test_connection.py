@@ -886,6 +886,13 @@ def test_a_forked_child_has_connections_of_its_own(database_url: str, admin: Adm
     assert process.returncode == 0
 
 
+def test_both_drivers_give_up_a_network_that_is_gone() -> None:
+    engine = connect("postgresql://u@host/d?tcp_user_timeout=7", connect_timeout=2.5)
+    given = parse_qs(urlsplit(libpq_uri(engine)).query)
+    assert given["keepalives_idle"] == given["keepalives_interval"] == ["3"]
+    assert given["tcp_user_timeout"] == ["7"]
+
+
 @pytest.mark.parametrize("numbers", [{"pool_size": 0}, {"idle_timeout": 0}, {"connect_timeout": -1.0}])
 def test_numbers_out_of_range_are_refused(numbers: dict[str, Any]) -> None:
     (name,) = numbers

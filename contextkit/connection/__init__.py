@@ -16,6 +16,7 @@ from sqlalchemy.exc import InvalidatePoolError
 
 from contextkit.connection.driver import (
     READ_ONLY,
+    CommitLostError,
     again_while_full,
     explain,
     is_full,
@@ -94,6 +95,11 @@ def connect(
 
     Remote hosts are asked for an encrypted connection unless the URL or PGSSLMODE says otherwise.
 
+    A network that is gone is noticed: a server that says nothing while a statement runs is asked on a new connection
+    whether it still answers, and one that does not is unavailable after `connect_timeout`. As long as it answers, a
+    statement may take as long as `statement_timeout` allows, however silent its own connection is. Where a connection
+    is lost nothing is written, unless a commit was waited for: then the error says that this is unknown.
+
     Args:
         url: postgres://, postgresql:// or postgresql+psycopg://.
         write: allow writing.
@@ -101,8 +107,10 @@ def connect(
             Other providers' hosts do not tell whether they are pooled, and pass.
         pool_size: most connections at once; a further one is waited for, 10 s.
         idle_timeout: seconds after the last connection was given back until all are closed.
-        connect_timeout: seconds to wait for a connection; `connect_timeout` in the URL comes first.
-        statement_timeout: seconds after which the server cancels a statement; none by default.
+        connect_timeout: seconds to wait for a connection, at least 2, and for a server that has fallen silent;
+            `connect_timeout` in the URL comes first.
+        statement_timeout: seconds after which the server cancels a statement; none by default. `connect_timeout`
+            later it is waited for no more.
 
     Raises:
         ValueError: the URL cannot be read or is not PostgreSQL's, or a number is out of range.
@@ -234,7 +242,8 @@ def _listen(engine: Engine, settings: Settings) -> None:
     @event.listens_for(engine, "do_connect")
     def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> WatchedConnection:
         opened = _opened(engine.url, settings.server, args, params)
-        opened.watch(float(params["connect_timeout"]) or settings.connect_timeout, settings.statement_timeout)
+        seconds = float(params["connect_timeout"])  # of which libpq takes 0 and less for endless
+        opened.watch(seconds if seconds > 0 else settings.connect_timeout, settings.statement_timeout)
         return opened
 
     @event.listens_for(engine, "checkout")
@@ -306,7 +315,7 @@ def _explain_on_engine(context: ExceptionContext) -> None:
     error = context.original_exception
     if isinstance(error, ContextkitError) or not isinstance(error, Exception):
         return  # the last is a KeyboardInterrupt: SQLAlchemy gives up the connection, and that is all
-    if context.is_disconnect:
+    if context.is_disconnect or isinstance(error, CommitLostError):
         raise lost(error)
     if state_of(error) == "25006":
         raise explain(error)

@@ -122,7 +122,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         except psycopg.OperationalError as error:
             if self.read_only or not is_lost(state_of(error)):
                 raise
-            raise CommitLostError from error
+            raise CommitLostError("the connection was lost during a commit") from error
 
     def rollback(self) -> None:
         """Roll back, of which a lost connection has no need."""

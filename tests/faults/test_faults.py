@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import create_engine
 
 import contextkit
 from contextkit import ContextkitError, DatabaseUnavailableError, connect, contexts_df, messages_df
@@ -103,6 +104,16 @@ def test_a_commit_without_an_answer_is_called_unknown(ground: Ground, name: str,
     ended = struck(ground, name, plan, normal(ground, name))
     assert isinstance(ended.error, DatabaseUnavailableError)
     assert "unknown whether the last changes were written; look before" in str(ended.error)
+
+
+def test_a_commit_without_an_answer_is_unknown_on_an_engine_of_others_too(ground: Ground) -> None:
+    with ground.database(CASES["add_context"]) as database:
+        engine = create_engine(ground.proxied(database).replace("postgresql", "postgresql+psycopg"))
+        ground.proxy.plan(Plan("drop", message=COMMIT))
+        with pytest.raises(DatabaseUnavailableError, match="unknown"):
+            contextkit.add_context(engine)
+        ground.proxy.heal()
+        engine.dispose()
 
 
 @pytest.mark.parametrize("name", KINDS)
