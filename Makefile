@@ -20,6 +20,7 @@ help:
 	@echo 'make bench   measure against other ways, for a quarter of an hour'
 	@echo 'make bench-neighbors   the same of searches by an index under conditions'
 	@echo 'make soak    the tests on random data, for long'
+	@echo 'make package  build, install and try the wheel and the sdist on each Python that is here'
 
 demo: $(INSTALLED)
 	@$(BIN)/contextkit demo
@@ -63,6 +64,9 @@ bench-neighbors: $(INSTALLED)
 soak: $(INSTALLED)
 	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m 'hypothesis or soak'
 
+package: $(INSTALLED)
+	@$(BIN)/python -m tests.packaging
+
 $(INSTALLED): pyproject.toml constraints.txt
 	@new='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'; \
 	$(BIN)/python -c "$$new" 2>/dev/null || { \
@@ -84,4 +88,4 @@ $(PEERS): $(INSTALLED) tests/benchmarks/peers.txt
 		-c tests/benchmarks/peers.txt
 	@touch $(PEERS)
 
-.PHONY: help demo lab lint format test axe bench bench-neighbors soak
+.PHONY: help demo lab lint format test axe bench bench-neighbors soak package

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Row, Select
+from sqlalchemy import Connection, Engine, Row, Select
 
 from contextkit.arrow import Column, columns_of
-from contextkit.asked import Asked, Vectors
+from contextkit.asked import Asked
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
 from contextkit.indexes import indexes_to_search
@@ -24,6 +25,7 @@ from contextkit.queries import (
     select_neighbors,
     select_neighbors_by_index,
     select_neighbors_of_many,
+    set_exact,
     set_search,
 )
 
@@ -32,6 +34,8 @@ Mode = Literal["auto", "exact", "index"]
 FEW_ROWS = 10_000
 """Up to so many matching messages, comparing with each is what auto does."""
 MOST_EF_SEARCH = 1000
+MANY = 2
+"""How many times FEW_ROWS match without conditions for these not to be counted again until the server analyzes them."""
 SCANS = (2, 8)
 """How many times k messages an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40
@@ -62,32 +66,61 @@ class Answer:
     done: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The index that answered among very many messages without conditions, and the state that it did so in."""
+
+    index: Row[Any]
+    state: str
+
+
+_seen: WeakKeyDictionary[Engine, dict[tuple[Distance, bool], _Seen]] = WeakKeyDictionary()
+"""By distance and whether with deleted messages; what was seen holds for as long as the state is the same."""
+
+
 def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_search: int | None) -> Answer:
     """Answer in a mode; the settings of the transaction change."""
-    matching = _matching(connection, terms, None if mode == "exact" else FEW_ROWS + 1)
+    if mode == "exact":
+        return exact_answer(connection, asked, terms)
+    ef_search = int(ef_search or ef_search_for(terms.k))
+    seen = None if terms.where else _seen_before(connection, terms)
+    if seen is not None and not _overflows(asked, seen.index) and _state(connection, ef_search) == seen.state:
+        return index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None)
+    limit = FEW_ROWS if terms.where else MANY * FEW_ROWS
+    matching = _matching(connection, terms, limit + 1)
     index = _index(connection, terms.distance, mode, matching.rows)
     if index is not None and (obstacle := _obstacle(connection, asked, terms, index)):
         if mode == "index":
             raise SchemaError(obstacle)
         index = None
     if index is None:
-        if matching.rows > FEW_ROWS and mode != "exact":
-            matching = _matching(connection, terms, None)
-        found = exact_answer(connection, asked, terms)
-    else:
-        most = matching.embedded if matching.rows <= FEW_ROWS else None
-        found = index_answer(connection, asked, terms, index, ef_search=ef_search, most=most)
-    counted = index is None or matching.rows <= FEW_ROWS
-    found.done["without_embedding"] = matching.rows - matching.embedded if counted else None
+        return exact_answer(connection, asked, terms)
+    few = matching.rows <= FEW_ROWS
+    state = _state(connection, ef_search)
+    if not terms.where and matching.rows > limit and not index.rivals:
+        _seen.setdefault(connection.engine, {})[terms.distance, terms.include_deleted] = _Seen(index, state)
+    most = matching.embedded if few else None
+    found = index_answer(connection, asked, terms, index, ef_search=ef_search, most=most)
+    found.done["without_embedding"] = matching.rows - matching.embedded if few else None
     return found
 
 
-def _matching(connection: Connection, terms: Terms, limit: int | None) -> Row[Any]:
+def _seen_before(connection: Connection, terms: Terms) -> _Seen | None:
+    return _seen.get(connection.engine, {}).get((terms.distance, terms.include_deleted))
+
+
+def _state(connection: Connection, ef_search: int) -> str:
+    """Set what an index is asked with, and tell the state of the database."""
+    state: str = connection.execute(set_search(ef_search)).one().state
+    return state
+
+
+def _matching(connection: Connection, terms: Terms, limit: int | None = None) -> Row[Any]:
     return connection.execute(select_matching(*terms.where, limit=limit, include_deleted=terms.include_deleted)).one()
 
 
 def _index(connection: Connection, distance: Distance, mode: Mode, rows: int) -> Row[Any] | None:
-    if mode == "exact" or (mode == "auto" and rows <= FEW_ROWS):
+    if mode == "auto" and rows <= FEW_ROWS:
         return None
     try:
         return indexes_to_search(connection, distance)[0]
@@ -99,7 +132,7 @@ def _index(connection: Connection, distance: Distance, mode: Mode, rows: int) ->
 
 def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any]) -> str | None:
     """Say why an index would not be the one that answers, if so."""
-    if index.halfvec and (np.abs(asked.vectors) > MOST_HALF).any():
+    if _overflows(asked, index):
         return f"the query has numbers above {MOST_HALF}, which {index.name} over halfvec cannot compare; scale them"
     if not index.rivals or not len(asked.vectors):
         return None
@@ -112,6 +145,10 @@ def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any
     if taken := sorted(used.intersection(index.rivals)):
         return f"the planner takes the index {taken[0]} where {index.name} is meant; drop one of the two"
     return None
+
+
+def _overflows(asked: Asked, index: Row[Any]) -> bool:
+    return bool(index.halfvec and (np.abs(asked.vectors) > MOST_HALF).any())
 
 
 def _index_names(plan: dict[str, Any]) -> Iterator[str]:
@@ -128,26 +165,27 @@ def ef_search_for(k: int) -> int:
 
 def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
     """Compare with every matching message."""
-    frame, zero = _exact(connection, asked, range(len(asked.vectors)), terms)
-    done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0, "zero": zero}
-    return Answer(frame, done)
+    frame, zero, without_embedding = _exact(connection, asked, range(len(asked.vectors)), terms)
+    if without_embedding is None:
+        matching = _matching(connection, terms)
+        without_embedding = matching.rows - matching.embedded
+    done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0}
+    return Answer(frame, done | {"zero": zero, "without_embedding": without_embedding})
 
 
 def index_answer(
-    connection: Connection, asked: Asked, terms: Terms, index: Row[Any], *, ef_search: int | None, most: int | None
+    connection: Connection, asked: Asked, terms: Terms, index: Row[Any], *, ef_search: int, most: int | None
 ) -> Answer:
     """Ask an index, and complete what it leaves open.
 
     Args:
-        connection: in a transaction, whose settings change.
+        connection: in a transaction with the settings of `set_search`.
         asked: the queries.
         terms: what they are asked with.
         index: a row of `select_usable`.
-        ef_search: None for what k needs.
+        ef_search: what is set there.
         most: how many embedded messages match; None if that is not known.
     """
-    ef_search = int(ef_search or ef_search_for(terms.k))
-    connection.execute(set_search(ef_search))
     found: list[pd.DataFrame] = []
     opened, short = list(range(len(asked.vectors))), list[int]()
     for times in SCANS:
@@ -155,16 +193,18 @@ def index_answer(
         statement = _scan(terms, halfvec=index.halfvec, scanned=scanned)
         columns = columns_of(connection, statement, _parameters(asked, opened))
         states = _states(columns, opened, terms.k, scanned, most)
-        frame = _renumbered([column for column in columns if column.name not in STATE], opened)
-        whole = len(states["settled"]) == len(opened)
-        found.append(frame if whole else frame[frame["query"].isin(states["settled"])])
+        frame = _framed([column for column in columns if column.name not in STATE], asked, opened)
+        if len(states["settled"]) == len(opened):
+            found.append(frame)
+        elif states["settled"]:
+            found.append(frame[frame["query"].isin(states["settled"])])
         opened, short = states["unsettled"], short + states["short"]
         if not opened:
             break
     completed = sorted(opened + short)
     zero = 0 if terms.distance != "cosine" else None
     if completed:
-        frame, zero = _exact(connection, asked, completed, terms)
+        frame, zero, _ = _exact(connection, asked, completed, terms)
         found.append(frame)
     done = {
         "mode": "index",
@@ -172,6 +212,7 @@ def index_answer(
         "ef_search": ef_search,
         "completed": len(completed),
         "zero": zero,
+        "without_embedding": None,
     }
     return Answer(_joined(found), done)
 
@@ -215,18 +256,24 @@ def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
 
 
 def _parameters(asked: Asked, queries: Sequence[int]) -> dict[str, Any]:
-    return {"vectors": [_as_text(asked.vectors[query]) for query in queries], "own_ids": _own_ids(asked, queries)}
+    return {"vectors": asked.vectors[queries], "own_ids": _own_ids(asked, queries)}
 
 
-def _exact(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> tuple[pd.DataFrame, int]:
-    """Neighbors of some queries, and how many messages have no distance."""
+def _exact(
+    connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms
+) -> tuple[pd.DataFrame, int, int | None]:
+    """Neighbors of some queries, how many messages have no distance, and of one query how many no embedding."""
+    connection.execute(set_exact())
     if len(queries) == 1:
         frame = _exact_one(connection, asked, queries[0], terms)
-    else:
-        blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
-        frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
-    zero = frame.pop("zero")
-    return frame, int(zero.max()) if len(zero) else 0
+        return frame, _most(frame.pop("zero")), _most(frame.pop("without_embedding"))
+    blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
+    frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+    return frame, _most(frame.pop("zero")), None
+
+
+def _most(counts: "pd.Series[int]") -> int:
+    return int(counts.max()) if len(counts) else 0
 
 
 def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], terms: Terms) -> pd.DataFrame:
@@ -238,7 +285,7 @@ def _exact_block(connection: Connection, asked: Asked, queries: Sequence[int], t
         own_ids=_own_ids(asked, queries),
         include_deleted=terms.include_deleted,
     )
-    return _renumbered(columns_of(connection, many), queries)
+    return _framed(columns_of(connection, many), asked, queries)
 
 
 def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -> pd.DataFrame:
@@ -250,14 +297,18 @@ def _exact_one(connection: Connection, asked: Asked, query: int, terms: Terms) -
         distance=terms.distance,
         own_id=_own_ids(asked, [query])[0],
         include_deleted=terms.include_deleted,
-        zero=True,
+        counted=True,
     )
     frame = to_frame(columns_of(connection, one))
-    frame.insert(0, "query", np.full(len(frame), query, np.int64))
+    if asked.many:
+        frame.insert(0, "query", np.full(len(frame), query, np.int64))
     return frame
 
 
-def _renumbered(columns: list[Column], queries: Sequence[int]) -> pd.DataFrame:
+def _framed(columns: list[Column], asked: Asked, queries: Sequence[int]) -> pd.DataFrame:
+    """Frame with the numbers of the queries where these are many."""
+    if not asked.many:
+        return to_frame([column for column in columns if column.name != "query"])
     frame = to_frame(columns)
     frame["query"] = np.asarray(queries, np.int64)[frame["query"].to_numpy(np.int64)]
     return frame
@@ -265,8 +316,3 @@ def _renumbered(columns: list[Column], queries: Sequence[int]) -> pd.DataFrame:
 
 def _own_ids(asked: Asked, queries: Sequence[int]) -> list[str | None]:
     return [None if asked.ids is None else asked.ids[query] for query in queries]
-
-
-def _as_text(vector: Vectors) -> str:
-    # Nine digits tell every float32 from the next.
-    return f"[{','.join(['%.9g'] * len(vector)) % tuple(vector.tolist())}]"

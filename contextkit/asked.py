@@ -10,15 +10,19 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
-from sqlalchemy import Engine
+from sqlalchemy import Connection
 
-from contextkit.arrow import BULK_ROWS, VECTOR_ROWS, fetch
 from contextkit.errors import DimensionError, NotFoundError
-from contextkit.frames import embedding_matrix, to_frame
+from contextkit.frames import embedding_matrix
 from contextkit.models import EMBEDDING_DIMENSIONS, canonical_id
 from contextkit.queries import Distance, select_embeddings
+from contextkit.vectors import from_binary
 
 Vectors = NDArray[np.float32]
+
+
+READ_ROWS = 1_000
+"""Vectors that one statement reads."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,14 @@ class Asked:
     ids: list[str] | None = None
 
 
-def read_asked(engine: Engine, query: object, *, include_deleted: bool) -> Asked:
+def read_asked(connection: Connection, query: object, *, include_deleted: bool) -> Asked:
     """Read a query: a vector or a matrix, or the stored vectors of a message id or a column of them."""
     if isinstance(query, str | UUID):
         ids = [canonical_id(query)]
-        return Asked(_embeddings(engine, ids, include_deleted=include_deleted), many=False, ids=ids)
+        return Asked(_embeddings(connection, ids, include_deleted=include_deleted), many=False, ids=ids)
     if holds_ids(query):
         ids = [canonical_id(value) for value in query]
-        return Asked(_embeddings(engine, ids, include_deleted=include_deleted), many=True, ids=ids)
+        return Asked(_embeddings(connection, ids, include_deleted=include_deleted), many=True, ids=ids)
     vectors = as_array(query)
     if vectors.ndim not in (1, 2):
         raise ValueError(f"a query is a vector or a matrix, not an array of {vectors.ndim} dimensions")
@@ -81,15 +85,16 @@ def _is_matrix(dtype: Any) -> bool:
     return isinstance(dtype, pd.ArrowDtype) and pa.types.is_fixed_size_list(dtype.pyarrow_dtype)
 
 
-def _embeddings(engine: Engine, ids: list[str], *, include_deleted: bool) -> Vectors:
-    bulk = len(ids) * VECTOR_ROWS >= BULK_ROWS
-    frame = to_frame(fetch(engine, select_embeddings(ids, include_deleted=include_deleted), bulk=bulk))
-    if unknown := sorted(set(ids) - set(frame["message_id"])):
+def _embeddings(connection: Connection, ids: list[str], *, include_deleted: bool) -> Vectors:
+    stored: dict[str, bytes | None] = {}
+    for start in range(0, len(ids), READ_ROWS):
+        statement = select_embeddings(ids[start : start + READ_ROWS], include_deleted=include_deleted)
+        stored |= dict(connection.execute(statement).all())
+    if unknown := sorted(set(ids) - stored.keys()):
         raise NotFoundError(f"no message, or a deleted one, has the id {', '.join(unknown[:5])}")
-    if empty := frame.loc[frame["embedding"].isna(), "message_id"].tolist():
+    if empty := sorted(id_ for id_, vector in stored.items() if vector is None):
         raise ValueError(f"message {', '.join(empty[:5])} has no embedding; ask with one that has")
-    places = {id_: place for place, id_ in enumerate(frame["message_id"])}
-    return embedding_matrix(frame)[np.array([places[id_] for id_ in ids], dtype=np.intp)]
+    return from_binary([stored[id_] for id_ in ids])
 
 
 def check_vectors(vectors: Vectors, distance: Distance) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import NullType
 
+from contextkit.binary import VectorType
 from contextkit.models import Base, IdType, RoleType
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -198,6 +199,9 @@ def _rendered(kind: str, item: Any, autogenerate: Any) -> str | bool:
         return "sa.Uuid()"
     if isinstance(item, RoleType):
         return "sa.Text()"
+    if isinstance(item, VectorType):
+        autogenerate.imports.add("from pgvector.sqlalchemy import VECTOR")
+        return f"VECTOR({item.dim})"
     if type(item).__module__.startswith("pgvector."):
         name = type(item).__name__
         autogenerate.imports.add(f"from pgvector.sqlalchemy import {name}")

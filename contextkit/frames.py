@@ -49,7 +49,11 @@ NEVER_NULL = frozenset(
     ]
 )
 FLAGS = frozenset(["building", "halfvec", "inherited", "valid"])
-NOT_NULL = {pa.string(): pd.StringDtype(na_value=np.nan)}
+# What pyarrow makes of these by itself is the same, but takes it longer than a small read takes.
+NOT_NULL: dict[pa.DataType, Any] = {
+    pa.string(): pd.StringDtype(na_value=np.nan),
+    pa.timestamp("us", tz="UTC"): pd.DatetimeTZDtype("us", "UTC"),
+}
 NULLABLE = NOT_NULL | {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 BULK_HISTORIES = 20
 """From how many histories on a read goes in bulk; one is a few rows, or a few thousand."""
@@ -309,7 +313,7 @@ def to_frame(columns: list[Column]) -> pd.DataFrame:
     return pd.DataFrame({column.name: _array(column) for column in columns})
 
 
-def _array(column: Column) -> ExtensionArray:
+def _array(column: Column) -> ExtensionArray | NDArray[Any]:
     # Not a series: those have an index each, and to align these takes as long as a small read.
     values = column.values
     if isinstance(values, list):
@@ -317,7 +321,12 @@ def _array(column: Column) -> ExtensionArray:
     if pa.types.is_fixed_size_list(values.type):
         return pd.arrays.ArrowExtensionArray(values)
     certain = column.name in NEVER_NULL | FLAGS and values.null_count == 0
-    array: ExtensionArray = values.to_pandas(types_mapper=(NOT_NULL if certain else NULLABLE).get).array
+    known = (NOT_NULL if certain else NULLABLE).get(values.type)
+    array: ExtensionArray | NDArray[Any]
+    if known:
+        array = known.__from_arrow__(values)
+    else:
+        array = values.to_numpy() if certain or pa.types.is_floating(values.type) else values.to_pandas().array
     return array
 
 

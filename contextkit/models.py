@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -30,6 +29,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.expression import ClauseElement
 from sqlalchemy.sql.operators import ColumnOperators
 from sqlalchemy.types import TypeDecorator, UserDefinedType
+
+from contextkit.binary import VectorType
 
 EMBEDDING_DIMENSIONS = 1536
 ROLES = ("user", "assistant", "system", "tool")
@@ -165,7 +166,7 @@ class Message(Base):
     token_count: Mapped[int | None] = mapped_column(Integer)
     model: Mapped[str | None] = mapped_column(Text)
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    embedding: Mapped[list[float] | None] = mapped_column(VECTOR(EMBEDDING_DIMENSIONS))
+    embedding: Mapped[list[float] | None] = mapped_column(VectorType(EMBEDDING_DIMENSIONS))
 
 
 def is_storable(text: str) -> bool:

@@ -40,7 +40,8 @@ def neighbors_df(
         k: most neighbors per query.
         distance: cosine (0 to 2), l2, inner (the negative inner product) or l1; smaller is nearer.
         mode: exact compares with every message that meets the conditions; index uses one of `create_index`; auto
-            is exact where at most 10,000 messages meet the conditions or no index is there, else index.
+            is exact where at most 10,000 messages meet the conditions or no index is there, else index. Without
+            conditions, more than 20,000 are counted again only once the server has analyzed the tables anew.
         ef_search: candidates that an index keeps at once, 1 to 1000; by default 2 k + 40, at least 100.
         max_distance: leave out what is further away.
         include_deleted: with deleted messages, and those of deleted contexts.
@@ -62,12 +63,12 @@ def neighbors_df(
             message has no embedding; an argument is out of range.
     """
     _check(k, distance, mode, ef_search, max_distance)
-    asked = read_asked(engine, query, include_deleted=include_deleted)
-    check_vectors(asked.vectors, distance)
     terms = Terms(where, int(k), distance, include_deleted)
     with translated_errors(), engine.connect() as connection:
-        # One snapshot for what is counted, searched and completed; and never AUTOCOMMIT, for the settings.
+        # One snapshot for what is asked with, counted, searched and completed; never AUTOCOMMIT, for the settings.
         connection.execution_options(isolation_level="REPEATABLE READ")
+        asked = read_asked(connection, query, include_deleted=include_deleted)
+        check_vectors(asked.vectors, distance)
         found = answer(connection, asked, terms, mode, ef_search)
     frame = _finished(found.frame, asked, max_distance)
     given: dict[str, Any] = {
@@ -85,14 +86,11 @@ def neighbors_df(
 
 
 def _finished(frame: pd.DataFrame, asked: Asked, max_distance: float | None) -> pd.DataFrame:
-    found = frame["distance"].notna()
-    if max_distance is not None:
-        found &= frame["distance"] <= max_distance
+    distances = frame["distance"].to_numpy()
+    found = ~np.isnan(distances) if max_distance is None else distances <= max_distance
     if not found.all():
         frame = frame[found].reset_index(drop=True)
-    if not asked.many:
-        del frame["query"]
-    elif asked.ids is not None:
+    if asked.many and asked.ids is not None:
         frame.insert(1, "query_message_id", pd.Series([asked.ids[row] for row in frame["query"]], dtype=str))
     return frame
 

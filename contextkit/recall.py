@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Row
 
 from contextkit.answers import MOST_EF_SEARCH, Answer, Terms, exact_answer, index_answer
 from contextkit.arrow import Column
@@ -19,7 +19,7 @@ from contextkit.connection import translated_errors
 from contextkit.errors import SchemaError
 from contextkit.frames import read_df, to_frame
 from contextkit.indexes import indexes_df, indexes_to_search
-from contextkit.queries import select_sample
+from contextkit.queries import select_sample, set_search
 
 COLUMNS = {
     "index": pa.string(),
@@ -72,9 +72,9 @@ def recall_df(
     ids = read_df(engine, select_sample(int(sample)))["message_id"]
     if ids.empty:
         raise SchemaError("no message has an embedding, so there is nothing to ask with; embed_missing() fills them in")
-    asked = read_asked(engine, ids, include_deleted=False)
-    queries = [Asked(asked.vectors[row : row + 1], many=True, ids=[id_]) for row, id_ in enumerate(ids)]
     with translated_errors(), engine.connect() as connection:
+        asked = read_asked(connection, ids, include_deleted=False)
+        queries = [Asked(asked.vectors[row : row + 1], many=True, ids=[id_]) for row, id_ in enumerate(ids)]
         rows = [
             row
             for distance in distances
@@ -99,7 +99,7 @@ def _measured(connection: Connection, queries: list[Asked], terms: Terms, given:
     exact = [_timed(connection, partial(exact_answer, connection, query, terms)) for query in queries]
     for index in indexes_to_search(connection, terms.distance):
         for ef_search in given:
-            by_index = partial(index_answer, connection, terms=terms, index=index, ef_search=ef_search, most=None)
+            by_index = partial(_by_index, connection, terms, index, ef_search)
             found = [_timed(connection, partial(by_index, query)) for query in queries]
             yield {
                 "index": index.name,
@@ -111,6 +111,11 @@ def _measured(connection: Connection, queries: list[Asked], terms: Terms, given:
                 "exact_milliseconds": median(one.milliseconds for one in exact),
                 "completed": sum(one.answer.done["completed"] for one in found),
             }
+
+
+def _by_index(connection: Connection, terms: Terms, index: Row[Any], ef_search: int, asked: Asked) -> Answer:
+    connection.execute(set_search(ef_search))
+    return index_answer(connection, asked, terms, index, ef_search=int(ef_search), most=None)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The vector column as one float32 matrix, decoded in one pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,27 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from contextkit.errors import DimensionError
+from contextkit.models import EMBEDDING_DIMENSIONS
 
 HEADER_BYTES = 4
 """pgvector's binary form: int16 length, int16 unused, then big-endian float32."""
 
 FIRST_BYTES = 2**30
 """Most that a matrix reserves on the word of the planner, who may err by far; beyond it grows with what comes."""
+
+
+def from_binary(values: Sequence[Any]) -> NDArray[np.float32]:
+    """Matrix (n, dimensions) of vectors in pgvector's binary form.
+
+    Raises:
+        DimensionError: they are of different lengths.
+    """
+    if len(lengths := {len(value) for value in values}) > 1:
+        dimensions = sorted((length - HEADER_BYTES) // 4 for length in lengths)
+        raise DimensionError(f"the vectors are of different lengths: {', '.join(map(str, dimensions))}")
+    if not values:
+        return np.empty((0, EMBEDDING_DIMENSIONS), np.float32)
+    return np.stack([np.frombuffer(value, ">f4", offset=HEADER_BYTES) for value in values]).astype(np.float32)
 
 
 class VectorColumn:

@@ -489,3 +489,108 @@ def test_equal_distances_across_the_last_rank_are_the_same_in_every_mode(small: 
     )
     assert found["message_id"].tolist() == exact["message_id"].tolist()
     assert found.attrs["completed"] == 1
+
+
+# What a search remembers
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        sent.append(sql)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def many(small: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine with an index that has answered once, among very many messages."""
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", 100)
+    create_index(small, progress=False)
+    assert neighbors_df(small, np.ones(1536), k=3).attrs["index"] == "contextkit_cosine_idx"
+    return small
+
+
+def test_a_search_that_knows_its_index_is_two_statements_and_by_id_three(many: Engine, reader: Engine) -> None:
+    first = messages_df(many)["message_id"][0]
+    query = np.random.default_rng(1).normal(size=(2, 1536))
+    for asked, count in ((query[0], 2), (query, 2), (first, 3)):
+        for mode in ("auto", "index"):
+            with statements(many) as sent:
+                found = neighbors_df(many, asked, k=3, mode=mode)  # type: ignore[arg-type]
+            assert (len(sent), found.attrs["mode"], found.attrs["without_embedding"]) == (count, "index", None)
+            again = neighbors_df(reader, asked, k=3, mode=mode)  # type: ignore[arg-type]
+            pd.testing.assert_frame_equal(found, again)
+
+
+def test_an_index_that_went_between_two_searches_is_not_named_any_more(many: Engine) -> None:
+    exact = neighbors_df(many, np.ones(1536), k=3, mode="exact")
+    drop_index(many)
+    found = neighbors_df(many, np.ones(1536), k=3)
+    assert (found.attrs["mode"], found.attrs["index"], found.attrs["without_embedding"]) == ("exact", None, 0)
+    assert found["message_id"].tolist() == exact["message_id"].tolist()
+    with pytest.raises(SchemaError, match="create_index"):
+        neighbors_df(many, np.ones(1536), mode="index")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("alter index contextkit_cosine_idx rename to other", "other"),
+        ("create index other on messages using hnsw (embedding vector_cosine_ops)", None),
+        ("update pg_index set indisvalid = false where indexrelid = 'contextkit_cosine_idx'::regclass", None),
+        ("alter table messages set schema aside; create view messages as select * from aside.messages", None),
+    ],
+    ids=["renamed", "rival", "invalid", "elsewhere"],
+)
+def test_an_index_that_changed_between_two_searches_is_looked_at_again(
+    many: Engine, change: str, name: str | None
+) -> None:
+    with many.begin() as connection:
+        connection.execute(text("create schema aside"))
+        connection.execute(text(change))
+    with statements(many) as sent:
+        found = neighbors_df(many, np.ones(1536), k=3)
+    assert any("pg_opclass" in sql for sql in sent)
+    assert name is None or found.attrs["index"] == name
+
+
+def test_once_the_server_has_analyzed_what_is_left_few_messages_are_compared_with_each(many: Engine) -> None:
+    with many.begin() as connection:
+        connection.execute(text("update messages set deleted_at = now() where version > 2"))
+    with many.begin() as connection:
+        connection.execute(text("analyze messages"))
+    found = neighbors_df(many, np.ones(1536), k=3)
+    assert (found.attrs["mode"], found.attrs["without_embedding"]) == ("exact", 0)
+
+
+def test_what_was_seen_with_deleted_messages_or_by_another_distance_is_not_taken(many: Engine) -> None:
+    for other in ({"include_deleted": True}, {"distance": "l2"}):
+        with statements(many) as sent:
+            neighbors_df(many, np.ones(1536), k=3, **other)  # type: ignore[arg-type]
+        assert len(sent) > 2
+
+
+def test_an_exact_search_shares_the_work_where_the_server_has_workers(small: Engine) -> None:
+    seen: list[str] = []
+
+    def explain(connection: Connection, _cursor: Any, sql: str, parameters: Any, *_: Any) -> None:
+        cursor = connection.connection.cursor()
+        if "set_config" in sql:
+            return
+        cursor.execute("set local min_parallel_table_scan_size = 0")  # the table is smaller than the server's bound
+        cursor.execute(f"explain {sql}", parameters)
+        seen.append("\n".join(row[0] for row in cursor.fetchall()))
+
+    event.listen(small, "before_cursor_execute", explain)
+    try:
+        neighbors_df(small, np.ones(1536), k=3, mode="exact")
+    finally:
+        event.remove(small, "before_cursor_execute", explain)
+    assert "Workers Planned" in seen[-1]

@@ -18,6 +18,7 @@ ORDER = [
     "interrupts",
     "watcher",
     "server",
+    "binary",
     "models",
     "connection",
     "comparison",

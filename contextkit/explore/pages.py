@@ -119,7 +119,7 @@ def _by_index(connection: Any, index: Any, message_id: str) -> pd.DataFrame:
     settings = connection.begin_nested()
     connection.execute(set_search(ef_search_for(NEIGHBORS)))
     template = neighbors_template(k=NEIGHBORS, scanned=SCANS[-1] * NEIGHBORS + SPARE, halfvec=index.halfvec)
-    columns = columns_of(connection, template, {"vectors": [None], "own_ids": [message_id]})
+    columns = columns_of(connection, template, {"vectors": None, "own_ids": [message_id]})
     settings.rollback()
     return to_frame(columns)
 

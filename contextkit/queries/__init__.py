@@ -37,7 +37,6 @@ from contextkit.queries.neighbors import select_neighbors as select_neighbors
 from contextkit.queries.neighbors import select_neighbors_by_index as select_neighbors_by_index
 from contextkit.queries.neighbors import select_neighbors_of_many as select_neighbors_of_many
 from contextkit.queries.neighbors import select_sample as select_sample
-from contextkit.queries.neighbors import set_search as set_search
 from contextkit.queries.partitions import select_history_partitions as select_history_partitions
 from contextkit.queries.partitions import select_message_partitions as select_message_partitions
 from contextkit.queries.rows import after_message as after_message
@@ -58,3 +57,5 @@ from contextkit.queries.search import select_text_index as select_text_index
 from contextkit.queries.search import select_text_matches as select_text_matches
 from contextkit.queries.search import select_text_notes as select_text_notes
 from contextkit.queries.search import text_index as text_index
+from contextkit.queries.settings import set_exact as set_exact
+from contextkit.queries.settings import set_search as set_search

@@ -1,18 +1,20 @@
 """Nearest stored messages to vectors, or to messages."""
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pgvector.sqlalchemy import HALFVEC, VECTOR
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     ARRAY,
     CTE,
+    REAL,
     ColumnElement,
     Float,
     FromClause,
+    LargeBinary,
     Select,
     Text,
     Uuid,
@@ -23,10 +25,12 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    type_coerce,
 )
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import aliased
 
+from contextkit.binary import RealsType, VectorType
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.queries.columns import Condition, live, message_columns, split_conditions
 
@@ -36,11 +40,11 @@ OPERATORS: dict[Distance, str] = {"cosine": "<=>", "l2": "<->", "inner": "<#>", 
 
 
 def select_embeddings(ids: Sequence[str], *, include_deleted: bool = False) -> Select[Any]:
-    """message_id and embedding of the messages of these ids."""
+    """message_id of the messages of these ids, and vector: their embeddings in binary."""
     wanted = func.unnest(cast(list(ids), ARRAY(Uuid(as_uuid=False)))).table_valued("id", name="wanted")
     columns: tuple[ColumnElement[Any], ...] = (
         Message.id.label("message_id"),
-        Message.embedding.label("embedding"),
+        func.vector_send(Message.embedding, type_=LargeBinary).label("vector"),
     )
     return (
         select(*columns)
@@ -84,23 +88,25 @@ def select_neighbors(
     distance: Distance = "cosine",
     own_id: str | None = None,
     include_deleted: bool = False,
-    zero: bool = False,
+    counted: bool = False,
 ) -> Select[Any]:
     """The k nearest messages to a vector, the message `own_id` left out; exact.
 
     Without a vector that of the message `own_id` is asked with, and never leaves the database.
 
-    With `zero`, on request, how many messages have no distance, as all-zero ones under cosine; those come last.
+    Counted, on request: `zero`, how many messages have no distance, as all-zero ones under cosine, and
+    `without_embedding`. Both kinds come last then.
     """
     split_conditions(where)
     others = () if own_id is None else (Message.id != own_id,)
-    asked = _stored(own_id) if vector is None else cast(vector, VECTOR)
-    nearest = _nearest(asked, (*where, *others), k=k, distance=distance, include_deleted=include_deleted).subquery(
-        "nearest"
-    )
+    asked = _stored(own_id) if vector is None else cast(vector, VectorType)
+    embedded = () if counted else (Message.embedding.is_not(None),)
+    nearest = _nearest(
+        asked, (*where, *others, *embedded), k=k, distance=distance, include_deleted=include_deleted
+    ).subquery("nearest")
     rank = func.row_number().over(order_by=(nearest.c.distance, nearest.c.message_id))
-    counted = (nearest.c.zero,) if zero else ()
-    return _with_messages(nearest, rank.label("rank"), nearest.c.distance, *counted).order_by(rank)
+    counts = (nearest.c.zero, nearest.c.without_embedding) if counted else ()
+    return _with_messages(nearest, rank.label("rank"), nearest.c.distance, *counts).order_by(rank)
 
 
 def select_neighbors_of_many(
@@ -155,7 +161,7 @@ def select_neighbors_by_index(
 ) -> Select[Any]:
     """The k nearest among the first `scanned` matching messages that an index gives, for each of many vectors.
 
-    The parameter `vectors` holds their texts, null for the vector of the message beside it in `own_ids`.
+    The parameter `vectors` is a matrix of them, or null for the vectors of the messages in `own_ids`.
 
     Columns as of `select_neighbors_of_many` without zero, and what tells whether more would have to be scanned:
     `place`, of the row in the order of the index; `found`, rows given by it; `following`, the distance of the
@@ -203,36 +209,14 @@ neighbors_template = lru_cache(select_neighbors_by_index)
 """The same, kept: building it takes longer than running it. Not with conditions, which would be kept, too."""
 
 
-@cache
-def set_search(ef_search: int) -> Select[Any]:
-    """Settings, for this transaction only, with which an index answers and loses no rows."""
-    settings = {
-        # Of an index scan the planner leaves out that every other plan reads the vectors, which are out of line.
-        "enable_sort": "off",
-        "enable_indexscan": "on",
-        "enable_nestloop": "on",
-        "jit": "off",
-        "ivfflat.probes": 32_768,  # dear, so that HNSW is taken where both are there
-        "hnsw.ef_search": ef_search,
-        "hnsw.iterative_scan": "relaxed_order",
-        "hnsw.max_scan_tuples": 2**31 - 1,
-        # 1 GB, about ten million visited messages; a scan that stops there is completed exactly.
-        "work_mem": "64MB",
-        "hnsw.scan_mem_multiplier": 16,
-    }
-    return select(*(func.set_config(name, str(value), True) for name, value in settings.items()))
-
-
 def _asked() -> CTE:
-    vectors = bindparam("vectors", type_=ARRAY(Text))
     own_ids = bindparam("own_ids", type_=ARRAY(Uuid(as_uuid=False)))
-    given = (
-        func.unnest(vectors, own_ids)
-        .table_valued("text", "own_id", with_ordinality="place", name="given")
-        .render_derived()
-    )
-    vector = func.coalesce(cast(given.c.text, VECTOR), _stored(given.c.own_id))
-    # Materialized, or every vector would be read from its text again for every message.
+    given = func.unnest(own_ids).table_valued("own_id", with_ordinality="place", name="given").render_derived()
+    numbers = select(cast(bindparam("vectors", type_=RealsType()), RealsType())).scalar_subquery()
+    vectors: Any = type_coerce(numbers, ARRAY(REAL))
+    end = given.c.place * EMBEDDING_DIMENSIONS
+    vector = func.coalesce(cast(vectors[end - (EMBEDDING_DIMENSIONS - 1) : end], VectorType), _stored(given.c.own_id))
+    # Materialized, or every vector would be read again for every message.
     return select(vector.label("vector"), given.c.own_id, given.c.place).cte("asked").prefix_with("materialized")
 
 
@@ -247,12 +231,15 @@ def _nearest(
     # Adding zero keeps an index, which may leave rows out, from answering the order.
     apart = Message.embedding.op(OPERATORS[distance], return_type=Float)(vector) + literal(0.0)
     measured = (
-        _embedded(apart.label("distance"), where=where, include_deleted=include_deleted)
+        _matching(apart.label("distance"), where=where, include_deleted=include_deleted)
         .offset(0)  # else every use of the distance would measure it again
         .subquery("measured")
     )
-    zero = func.count().filter(measured.c.distance == NAN).over()
-    return select(*measured.c, zero.label("zero")).order_by(measured.c.distance, measured.c.message_id).limit(k)
+    counts = (
+        func.count().filter(measured.c.distance == NAN).over().label("zero"),
+        func.count().filter(measured.c.distance.is_(None)).over().label("without_embedding"),
+    )
+    return select(*measured.c, *counts).order_by(measured.c.distance, measured.c.message_id).limit(k)
 
 
 def _measured(
@@ -264,18 +251,19 @@ def _measured(
 ) -> CTE:
     """message_id and the distances to each of the vectors, as an array."""
     # Adding zeros gives a vector in memory; a stored one would be read from out of line for every comparison.
-    in_memory = Message.embedding.op("+")(cast(np.zeros(EMBEDDING_DIMENSIONS, np.float32), VECTOR)).label("vector")
-    read = _embedded(in_memory, where=where, include_deleted=include_deleted).offset(0).subquery("read")
+    in_memory = Message.embedding.op("+")(cast(np.zeros(EMBEDDING_DIMENSIONS, np.float32), VectorType)).label("vector")
+    embedded = (*where, Message.embedding.is_not(None))
+    read = _matching(in_memory, where=embedded, include_deleted=include_deleted).offset(0).subquery("read")
     operator = read.c.vector.op(OPERATORS[distance], return_type=Float)
-    distances = array([operator(cast(vector, VECTOR)) for vector in vectors], type_=Float)
+    distances = array([operator(cast(vector, VectorType)) for vector in vectors], type_=Float)
     return select(read.c.message_id, distances.label("distances")).cte("measured").prefix_with("materialized")
 
 
-def _embedded(column: ColumnElement[Any], *, where: tuple[Condition, ...], include_deleted: bool) -> Select[Any]:
+def _matching(column: ColumnElement[Any], *, where: tuple[Condition, ...], include_deleted: bool) -> Select[Any]:
     return (
         select(Message.id.label("message_id"), column)
         .join(Context, Context.id == Message.context_id)
-        .where(Message.embedding.is_not(None), *live(Context, Message, include_deleted=include_deleted), *where)
+        .where(*live(Context, Message, include_deleted=include_deleted), *where)
     )
 
 
