@@ -3,7 +3,6 @@
 import json
 from binascii import hexlify
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -22,7 +21,7 @@ from sqlalchemy import Connection, Engine, Executable, event, text
 
 from contextkit.bulk import Bulk, bulk_in_place_of, forget_types
 from contextkit.connection import settings_of, translated_errors
-from contextkit.interrupts import start
+from contextkit.interrupts import beside
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.plans import expected_rows
@@ -205,20 +204,18 @@ def _read(
     types = [_type_name(field) for field in reader.schema]
     vectors = {place: vector_column() for place, kind in enumerate(types) if kind == "vector"}
     chunks: list[list[pa.Array]] = [[] for _ in types]
-    following = start(partial(next, reader, None), Future())
-    try:
+    read = partial(next, reader, None)
+    with beside() as begin:  # a batch is read while one is decoded, so that the server need not wait
+        following = begin(read)
         while (batch := following.result()) is not None:
             bulk.heard()
-            # A batch is read while one is decoded, so that the server need not wait.
-            following = start(partial(next, reader, None), Future())
+            following = begin(read)
             for place, array in enumerate(batch.columns):
                 if place in vectors:
                     vectors[place].add_binary(array.storage)
                 else:
                     # Beside vectors a copy: a column of a batch keeps all of it, their bytes included.
                     chunks[place].append(array.copy_to(pa.default_cpu_memory_manager()) if vectors else array)
-    finally:
-        wait([following])  # its connection may be closed next
 
     def dimensions() -> int:
         cursor.execute(str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL)))

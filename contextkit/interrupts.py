@@ -1,10 +1,13 @@
 """Work that waits outside Python, and ends when the user interrupts it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -46,6 +49,34 @@ def start(work: Callable[[], _Result], future: "Future[_Result]") -> "Future[_Re
     """The future of work that has begun in a thread of its own, which no end of the interpreter waits for."""
     Thread(target=_do, args=(work, future), name="contextkit", daemon=True).start()
     return future
+
+
+@contextmanager
+def beside() -> Iterator[Callable[[Callable[[], _Result]], "Future[_Result]"]]:
+    """What gives work to one thread, a piece after the other; at the end all of it is waited for.
+
+    One for all pieces, as what a thread has allocated is of little use to the next.
+    """
+    given: SimpleQueue[Any] = SimpleQueue()
+    start(partial(_do_all, given), Future())
+
+    def begin(work: Callable[[], _Result]) -> "Future[_Result]":
+        future: Future[_Result] = Future()
+        given.put((work, future))
+        return future
+
+    try:
+        yield begin
+    finally:
+        ended: Future[None] = Future()
+        given.put((bool, ended))
+        given.put(None)
+        wait([ended])
+
+
+def _do_all(given: "SimpleQueue[Any]") -> None:
+    for work, future in iter(given.get, None):
+        _do(work, future)
 
 
 def _end(future: "Future[_Result]", cancel: Callable[[], None], patience: float) -> None:
