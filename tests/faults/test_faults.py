@@ -44,7 +44,7 @@ LONGEST: dict[Fault, float] = {
     "kill": 10,
     "stall": CONNECT_TIMEOUT,
     "freeze": 2 * (STATEMENT_TIMEOUT + CONNECT_TIMEOUT),
-    "delay": 25,
+    "delay": 100,
 }
 """Seconds that a call may take beside its own."""
 WRITES = [name for name, case in CASES.items() if case.writes]
