@@ -32,7 +32,8 @@ lab: $(INSTALLED)
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy --strict -p contextkit
+	@$(BIN)/mypy --strict -p contextkit -p tests.typing
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix

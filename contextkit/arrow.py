@@ -241,7 +241,7 @@ def _is_told(values: pa.ChunkedArray | list[Any]) -> bool:
     if isinstance(values, list) or not pa.types.is_temporal(values.type):
         return True
     try:
-        pc.min_max(values).as_py()
+        pc.call_function("min_max", [values]).as_py()
     except (OverflowError, ValueError):
         return False
     return True
@@ -256,4 +256,4 @@ def _uuid_texts(storage: pa.FixedSizeBinaryArray) -> pa.StringArray:
         texts[:, place : place + last - first] = digits[:, first:last]
     offsets = np.arange(0, 36 * (rows + 1), 36, dtype=np.int32)
     array = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(texts))
-    return array if storage.null_count == 0 else pc.if_else(storage.is_valid(), array, None)
+    return array if storage.null_count == 0 else pc.call_function("if_else", [storage.is_valid(), array, None])

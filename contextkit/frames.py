@@ -172,7 +172,7 @@ def messages_batches(
     return _batches(engine, statement, batch_rows)
 
 
-def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterator[pd.DataFrame]:
+def _batches(engine: Engine, statement: Select[*tuple[Any, ...]], batch_rows: int) -> Iterator[pd.DataFrame]:
     following, first, full = statement, True, True
     while full:
         # What follows a whole batch is expected to be one; the planner cannot tell within one long context.

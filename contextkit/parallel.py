@@ -29,7 +29,9 @@ Matrix = NDArray[np.float32]
 Columns = list[Column] | None
 
 
-def fetch_parallel(engine: Engine, statement: Select[Any], partitions: Select[Any], connections: int) -> list[Column]:
+def fetch_parallel(
+    engine: Engine, statement: Select[*tuple[Any, ...]], partitions: Select[*tuple[Any, ...]], connections: int
+) -> list[Column]:
     """Columns of a statement over messages, as `fetch` gives them, read over several connections at once.
 
     Args:
@@ -74,12 +76,12 @@ def _places(engine: Engine, count: int) -> Iterator[list[Connection]]:
 class _Reading:
     """Cursors on one snapshot."""
 
-    def __init__(self, places: list[Connection], statement: Select[Any]) -> None:
+    def __init__(self, places: list[Connection], statement: Select[*tuple[Any, ...]]) -> None:
         self.bulk = bulk_in_place_of(*places)
         self._connection = places[0]
         self._statement = statement
 
-    def columns(self, partitions: Select[Any]) -> Columns:
+    def columns(self, partitions: Select[*tuple[Any, ...]]) -> Columns:
         """Columns of the statement, or None if bulk does not read them."""
         with self._cursor() as cursor:
             ((snapshot,),) = _rows(cursor, "select pg_export_snapshot()")
@@ -119,7 +121,7 @@ class _Reading:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
         return None if sql is None else execute_bulk(self.bulk, cursor, sql, part.rows, target)
 
-    def _sql(self, statement: Select[Any]) -> str | None:
+    def _sql(self, statement: Select[*tuple[Any, ...]]) -> str | None:
         return literal_sql(self._connection, statement)
 
 

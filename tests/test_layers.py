@@ -34,6 +34,7 @@ ORDER = [
     "frames",
     "derived",
     "info",
+    "check",
     "store",
     "sample",
     "building",

@@ -15,7 +15,7 @@ import pytest
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import Column, Engine, Index, Integer, MetaData, create_engine, event, make_url, text
 
-from contextkit import comparison, connect, generate, migrate, push, schema_status, upgrade
+from contextkit import check_df, comparison, connect, generate, migrate, push, schema_status, upgrade, upgrade_sql
 from contextkit.connection import settings_of
 from contextkit.errors import ContextkitError, ReadOnlyError, SchemaError
 from contextkit.models import Base, IdType, RoleType
@@ -135,6 +135,16 @@ def opened() -> Iterator[Callable[[str], Engine]]:
 @pytest.fixture
 def empty(empty_url: str, opened: Callable[[str], Engine]) -> Engine:
     return opened(empty_url)
+
+
+@pytest.fixture
+def other_empty(server_url: str, opened: Callable[[str], Engine]) -> Iterator[Engine]:
+    """A second database without tables."""
+    execute(server_url, "create database other_empty")
+    engine = opened(make_url(server_url).set(database="other_empty").render_as_string(hide_password=False))
+    yield engine
+    engine.dispose()
+    execute(server_url, "drop database other_empty with (force)")
 
 
 @pytest.fixture
@@ -363,7 +373,85 @@ def test_processes_upgrade_at_once(empty_url: str) -> None:
     assert [run.communicate(timeout=60)[0] for run in runs] == [f"{HEAD}\n"] * 3
 
 
+# The SQL of an upgrade
+
+
+DROPPED = "drop table messages, contexts"
+DOWNGRADED = f"{DROPPED}; delete from contextkit_revision"
+
+
+@pytest.mark.parametrize("before", ["", DRIZZLE, DRIZZLE + OTHERS], ids=["empty", "Drizzle's", "and what others added"])
+def test_the_sql_of_an_upgrade_does_what_it_does_and_runs_by_itself_only(
+    empty: Engine, other_empty: Engine, before: str
+) -> None:
+    for engine in (empty, other_empty):
+        execute(url_of(engine), before)
+    untouched = catalog(url_of(empty))
+    sql = upgrade_sql(empty)
+    assert catalog(url_of(empty)) == untouched
+    execute(url_of(empty), sql)
+    assert upgrade(other_empty) == HEAD
+    assert catalog(url_of(empty)) == catalog(url_of(other_empty))
+    assert schema_status(empty).state == "current"
+    assert upgrade_sql(empty) == "-- nothing to do"
+
+
+@pytest.mark.parametrize("gone", [DROPPED, DOWNGRADED])
+def test_the_sql_makes_tables_again_that_are_gone(engine: Engine, gone: str) -> None:
+    before = catalog(url_of(engine))
+    execute(url_of(engine), gone)
+    execute(url_of(engine), upgrade_sql(engine))
+    assert catalog(url_of(engine)) == before
+    assert schema_status(engine).state == "current"
+
+
+def test_the_sql_runs_statement_by_statement(empty: Engine, engine: Engine) -> None:
+    statements = upgrade_sql(empty).split(";\n")
+    with psycopg.connect(url_of(empty), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    assert catalog(url_of(empty)) == catalog(url_of(engine))
+
+
+def test_the_sql_needs_no_engine_for_writing(empty_url: str) -> None:
+    reader = connect(empty_url)
+    assert upgrade_sql(reader).startswith("BEGIN;")
+    reader.dispose()
+
+
+def test_there_is_no_sql_for_what_upgrade_refuses(empty: Engine) -> None:
+    execute(url_of(empty), DRIZZLE + "alter table messages drop column model")
+    with pytest.raises(SchemaError, match=r"messages.model is missing"):
+        upgrade_sql(empty)
+
+
+def test_the_sql_of_an_upgrade_names_an_extension_out_of_reach(empty: Engine) -> None:
+    execute(url_of(empty), "create schema tools; create extension vector schema tools")
+    with pytest.raises(SchemaError, match=r"schema tools.*search_path"):
+        upgrade_sql(empty)
+
+
 # Tables of other tools
+
+
+def test_looking_at_a_database_of_another_tool_changes_nothing_in_it(empty: Engine) -> None:
+    execute(url_of(empty), DRIZZLE + OTHERS)
+    before = catalog(url_of(empty))
+    schema_status(empty)
+    upgrade_sql(empty)
+    check_df(empty)
+    assert catalog(url_of(empty)) == before
+
+
+def test_adopting_adds_the_revision_and_nothing_else(empty: Engine) -> None:
+    execute(url_of(empty), DRIZZLE + OTHERS)
+    before = catalog(url_of(empty))
+    upgrade(empty)
+    added = catalog(url_of(empty)) - before
+    assert before < catalog(url_of(empty))
+    assert {table for _, table, _, _ in added} == {"contextkit_revision"}
+    with empty.connect() as connection:
+        assert connection.execute(text("select version_num from contextkit_revision")).all() == [(HEAD,)]
 
 
 def test_tables_of_drizzle_are_adopted_without_a_change(empty: Engine) -> None:

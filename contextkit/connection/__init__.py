@@ -212,7 +212,10 @@ def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
         "keepalives_interval": seconds,
         "tcp_user_timeout": 1000 * seconds,
     }
-    return {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
+    given = {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
+    # Whatever the URL, the role or the database prefer: in bulk SQL is sent as UTF-8, which in another encoding
+    # could end a literal; and of SQL_ASCII psycopg gives bytes.
+    return given | {"client_encoding": "UTF8"}
 
 
 def engine_at(url: URL, settings: Settings) -> Engine:
@@ -318,7 +321,8 @@ def _explain_on_engine(context: ExceptionContext) -> None:
     if context.is_disconnect or isinstance(error, CommitLostError):
         raise lost(error)
     if state_of(error) == "25006":
-        raise explain(error)
+        settings = context.engine and settings_of(context.engine)
+        raise ReadOnlyError(READ_ONLY) if settings and not settings.write else explain(error)
 
 
 def _refuse_unguarded(_target: Connection | Engine, options: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def _call_rows(text: str, calls: _Calls) -> list[Row]:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
         parsed = None
-    listed = parsed if isinstance(parsed, list) and parsed else [parsed]
+    listed: list[Any] = parsed if isinstance(parsed, list) and parsed else [parsed]
     if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in listed):
         return [Row("assistant", text, calls.call(None))]
     rows = []

@@ -6,6 +6,10 @@ from contextkit.queries.browse import select_count as select_count
 from contextkit.queries.browse import select_family as select_family
 from contextkit.queries.browse import select_page as select_page
 from contextkit.queries.browse import select_parting as select_parting
+from contextkit.queries.checks import CHECKS as CHECKS
+from contextkit.queries.checks import SEVERITIES as SEVERITIES
+from contextkit.queries.checks import Severity as Severity
+from contextkit.queries.checks import select_bad_embeddings as select_bad_embeddings
 from contextkit.queries.columns import Condition as Condition
 from contextkit.queries.embed import lock_free_contexts as lock_free_contexts
 from contextkit.queries.embed import lock_messages as lock_messages

@@ -26,7 +26,7 @@ from contextkit.queries.history import history_of
 from contextkit.queries.lineage import by_index, is_fork, lineage_of, stretches_of, written_of
 
 
-def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any]:
+def select_forks(*where: Condition, include_deleted: bool = False) -> Select[*tuple[Any, ...]]:
     """One row per context that is a fork or is forked, by creation, with figures of its effective history.
 
     In a cycle root_id, depth and the figures are null.
@@ -58,7 +58,7 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[Any
     )
 
 
-def select_families(*where: Condition, include_deleted: bool = False) -> Select[Any]:
+def select_families(*where: Condition, include_deleted: bool = False) -> Select[*tuple[Any, ...]]:
     """context_id, root_id and most_messages of contexts, those of a root together; by the creation of both.
 
     most_messages is at least the length of the history: the rows of each context in the lineage, up to the version

@@ -39,7 +39,7 @@ def select_history(
     as_of: datetime | None = None,
     embeddings: bool = False,
     include_deleted: bool = False,
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """Effective histories by the order asked, then position.
 
     Contexts that are unknown, in a cycle, or deleted (unless included, or deleted after `as_of`) give no rows.
@@ -75,7 +75,7 @@ def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: d
 
 
 @cache
-def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Select[Any]:
+def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Select[*tuple[Any, ...]]:
     """The statement of `select_history` with its values left open: building it takes longer than running it."""
     return _history(
         bindparam("contexts", type_=ARRAY(Text)),
@@ -93,7 +93,7 @@ def _history(
     *,
     embeddings: bool,
     include_deleted: bool,
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     lineage = lineage_of(asked_of(contexts, as_of, include_deleted=include_deleted))
     stretches = stretches_of(lineage, written_of(lineage, as_of), at_version)
     numbered = history_of(stretches, as_of, embeddings=embeddings, include_deleted=include_deleted)
@@ -122,7 +122,7 @@ def history_of(
     return numbered.cte()
 
 
-def _merged(stretches: CTE, as_of: ColumnElement[datetime] | None, *, embeddings: bool) -> Select[Any]:
+def _merged(stretches: CTE, as_of: ColumnElement[datetime] | None, *, embeddings: bool) -> Select[*tuple[Any, ...]]:
     columns = [column for column in message_columns(embeddings=embeddings) if column.key != "context_id"]
     reached = select(*columns).where(Message.context_id == stretches.c.id, Message.version <= stretches.c.bound)
     own = by_index(reached if as_of is None else reached.where(Message.created_at <= as_of))

@@ -74,7 +74,7 @@ def select_indexes() -> TextualSelect:
 
 
 @cache
-def select_usable(distance: Distance) -> Select[Any]:
+def select_usable(distance: Distance) -> Select[*tuple[Any, ...]]:
     """Rows of `select_indexes` that are valid for a distance, version of pgvector, and rivals of each.
 
     Rivals are bare names of other valid indexes that give the same order, so that the planner may take them.

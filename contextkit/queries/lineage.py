@@ -230,7 +230,7 @@ def stretches_of(lineage: CTE, written: CTE, at_version: ColumnElement[int] | No
     return select(*(column for column in staged.c if column.key != "passed"), bound.label("bound")).cte()
 
 
-def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
+def select_lineage_state(contexts: Sequence[str]) -> Select[*tuple[Any, ...]]:
     """Of the contexts that exist: context_id, deleted_at, and the lineage as an array of ids if it ends in a cycle."""
     lineage = lineage_of(asked_of(literal(list(contexts), ARRAY(Text)), None, include_deleted=True))
     passed = func.array_agg(aggregate_order_by(cast(lineage.c.id, Text), lineage.c.depth), type_=ARRAY(Text))
@@ -245,14 +245,14 @@ def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
     )
 
 
-def select_lineages(contexts: Sequence[str]) -> Select[Any]:
+def select_lineages(contexts: Sequence[str]) -> Select[*tuple[Any, ...]]:
     """Each context and what it inherits from, nearest first: context_id, ancestor_id; itself is its first ancestor."""
     lineage = lineage_of(asked_of(literal(list(contexts), ARRAY(Text)), None, include_deleted=True))
     columns = (lineage.c.asked.label("context_id"), lineage.c.id.label("ancestor_id"))
     return select(*columns).order_by(lineage.c.place, lineage.c.depth)
 
 
-def select_renumbered(context_id: str) -> Select[Any]:
+def select_renumbered(context_id: str) -> Select[*tuple[Any, ...]]:
     """The id again if that context is a renumbered fork, else no row."""
     lineage = lineage_of(asked_of(literal([context_id], ARRAY(Text)), None, include_deleted=True))
     written = written_of(lineage)
