@@ -113,6 +113,8 @@ CASES: dict[str, Case] = {
     "explore": Case("explore", explored),
     "info": Case("schema", informed),
     "schema_status": Case("schema", lambda e, _: ck.schema_status(e)),
+    "check_df": Case("schema", lambda e, _: ck.check_df(e)),
+    "upgrade_sql": Case("schema", lambda e, _: ck.upgrade_sql(e), template="template1"),
     "generate": Case("schema", generated),
     # searching
     "neighbors_df": Case("searches", lambda e, _: ck.neighbors_df(e, VECTOR)),
