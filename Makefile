@@ -64,7 +64,7 @@ bench-neighbors: $(INSTALLED)
 
 # Another PgBouncer than the installed one: make CONTEXTKIT_TEST_POOLER=/path/to/pgbouncer soak
 soak: $(INSTALLED)
-	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m hypothesis
+	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m 'hypothesis or soak'
 	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} $(BIN)/pytest -q tests/test_concurrency.py
 	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} CONTEXTKIT_TEST_POOLER=$${CONTEXTKIT_TEST_POOLER:-pgbouncer} \
 	$(BIN)/pytest -q -n 3 --dist loadfile

@@ -56,6 +56,7 @@ from contextkit.connection import (
     settings_of,
     translated_errors,
 )
+from contextkit.connection.silence import WatchedConnection
 from contextkit.server import EmbeddedServer
 from contextkit.watcher import postmaster
 from tests.conftest import database_at
@@ -355,7 +356,7 @@ def test_other_secrets_of_a_url_are_out_of_sight_and_still_used(monkeypatch: pyt
         handed.update(arguments)
         raise psycopg.OperationalError("connection failed: no")
 
-    monkeypatch.setattr(psycopg, "connect", refuse)
+    monkeypatch.setattr(WatchedConnection, "connect", refuse)
     with pytest.raises(DatabaseUnavailableError):
         engine.connect()
     assert handed["sslpassword"] == handed["oauth_client_secret"] == "secret"
@@ -889,6 +890,13 @@ def test_a_forked_child_has_connections_of_its_own(database_url: str, admin: Adm
     assert until(lambda: admin.backends() == 1)
     process.communicate()
     assert process.returncode == 0
+
+
+def test_both_drivers_give_up_a_network_that_is_gone() -> None:
+    engine = connect("postgresql://u@host/d?tcp_user_timeout=7", connect_timeout=2.5)
+    given = parse_qs(urlsplit(libpq_uri(engine)).query)
+    assert given["keepalives_idle"] == given["keepalives_interval"] == ["3"]
+    assert given["tcp_user_timeout"] == ["7"]
 
 
 @pytest.mark.parametrize("numbers", [{"pool_size": 0}, {"idle_timeout": 0}, {"connect_timeout": -1.0}])

@@ -1,8 +1,10 @@
 """Errors of the drivers and of SQLAlchemy become ours: told by SQLSTATE, in our own words."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psycopg
 from sqlalchemy.exc import CompileError, DBAPIError, StatementError
@@ -15,6 +17,16 @@ from contextkit.errors import (
     ReadOnlyError,
     SchemaError,
 )
+
+_Opened = TypeVar("_Opened")
+
+PAUSES = (0.02, 0.1, 0.4)
+"""Seconds after which a connection is asked for again."""
+
+
+class CommitLostError(psycopg.OperationalError):
+    """The connection ended while a commit was waited for."""
+
 
 READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
 NO_WRITES = (
@@ -36,7 +48,9 @@ def translated_errors() -> Iterator[None]:
             "end what uses them, or open the engine with a larger pool_size"
         ) from None
     except DBAPIError as error:
-        raise (lost(error.orig) if error.connection_invalidated else explain(error.orig)) from None
+        if error.connection_invalidated:
+            raise lost(error.orig, committing=error.statement is None) from None
+        raise explain(error.orig) from None
     except (StatementError, CompileError) as error:
         cause = getattr(error, "orig", None) or error.__cause__
         if isinstance(cause, TypeError | ValueError):
@@ -55,7 +69,7 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
     state = state_of(error)
     if state is None:
         return _explain_client(error)
-    if state[:2] == "08" or state in _LOST:
+    if is_lost(state):
         return lost(error)
     if state == "22000" and (lengths := re.findall(r"\d+", str(error))):
         return DimensionError(f"vectors of different lengths: {' and '.join(lengths[:2])} ({_named(state)})")
@@ -128,6 +142,11 @@ def state_of(error: BaseException | None) -> str | None:
     return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # psycopg2, of foreign engines
 
 
+def is_lost(state: str | None) -> bool:
+    """Tell whether an error ends its connection; those without a SQLSTATE come of an end that nobody announced."""
+    return state is None or state[:2] == "08" or state in _LOST
+
+
 def _explain_client(error: BaseException | None) -> ContextkitError | ValueError:
     """Explain what the server did not say itself; the drivers share names of errors, not classes."""
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -149,12 +168,36 @@ def _named(state: str) -> str:
     return f"SQLSTATE {state}, {name}"
 
 
-def lost(error: BaseException | None) -> DatabaseUnavailableError:
-    """Give our error for a connection that ended."""
+def again_while_full(open_: Callable[[], _Opened]) -> _Opened:
+    """What opens a connection; again where none was free, as one that was closed just now counts a little longer."""
+    for pause in PAUSES:
+        try:
+            return open_()
+        except Exception as error:
+            if not is_full(error):
+                raise
+        time.sleep(pause)
+    return open_()
+
+
+def is_full(error: Exception) -> bool:
+    """Tell whether a server, database or role had no connection left: of these errors libpq gives no SQLSTATE."""
+    return re.search("too many (connections|clients)|connection slots", str(error)) is not None
+
+
+def lost(error: BaseException | None, *, committing: bool = False) -> DatabaseUnavailableError:
+    """Give our error for a connection that ended, perhaps while what it wrote was being committed."""
+    if isinstance(error, CommitLostError):
+        return lost(error.__cause__, committing=True)
     state = state_of(error)
     if state == "53300":
         return DatabaseUnavailableError(
             f"the server has no connection left ({_named(state)}); close others, or use a pooled host"
         )
     suffix = f" ({_named(state)})" if state else ""
+    if committing:
+        return DatabaseUnavailableError(
+            f"the connection was lost{suffix}, and it is unknown whether the last changes were written; "
+            "look before you repeat them"
+        )
     return DatabaseUnavailableError(f"the connection was lost{suffix}; run it again")
