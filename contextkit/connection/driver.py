@@ -74,8 +74,8 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
     if state == "22000" and (lengths := re.findall(r"\d+", str(error))):
         return DimensionError(f"vectors of different lengths: {' and '.join(lengths[:2])} ({_named(state)})")
     message = str(error).partition("\n")[0]  # what follows quotes rows
-    if state == "42883" and re.search(r"operator does not exist: \S*vector ", message):
-        return SchemaError(f"{_NO_OPERATOR} ({_named(state)})")
+    if state == "42883" and re.search(r"operator does not exist: \S*vector |function vector_", message):
+        return SchemaError(f"{_NO_FUNCTION} ({_named(state)})")
     kind, text = _EXPLANATIONS.get(state, (ContextkitError, "the database refused the statement"))
     found = re.search(_OBJECTS.get(state, "$"), message)
     subject = f"{' of '.join(filter(None, found.groups()))}: " if found and found.group() else ""
@@ -83,8 +83,8 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
 
 
 _LOST = ("25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05")
-_NO_OPERATOR = (
-    "this pgvector lacks the distance, or its schema is not in the search_path; "
+_NO_FUNCTION = (
+    "this pgvector lacks the function or distance, or its schema is not in the search_path; "
     "update the extension, or set the search_path"
 )
 _OVERTAKEN = "another writer changed the same rows first, and nothing was written; run it again"
