@@ -1,5 +1,6 @@
 """Every public name and where it lives; each is imported when it is first used."""
 
+from .check import check_df as check_df
 from .connection import connect as connect
 from .derived import tool_calls_df as tool_calls_df
 from .derived import window_df as window_df
@@ -37,6 +38,7 @@ from .migrate import generate as generate
 from .migrate import push as push
 from .migrate import schema_status as schema_status
 from .migrate import upgrade as upgrade
+from .migrate import upgrade_sql as upgrade_sql
 from .models import EMBEDDING_DIMENSIONS as EMBEDDING_DIMENSIONS
 from .models import Context as Context
 from .models import Message as Message

@@ -1,6 +1,6 @@
 """How a search is answered: by comparing with every message, or by an index that is completed where it is short."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -63,7 +63,7 @@ class Answer:
     """Neighbors of every query, by query and rank, and what was done to find them."""
 
     frame: pd.DataFrame
-    done: dict[str, Any]
+    done: dict[Hashable, Any]
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
     if without_embedding is None:
         matching = _matching(connection, terms)
         without_embedding = matching.rows - matching.embedded
-    done = {"mode": "exact", "index": None, "ef_search": None, "completed": 0}
+    done: dict[Hashable, Any] = {"mode": "exact", "index": None, "ef_search": None, "completed": 0}
     return Answer(frame, done | {"zero": zero, "without_embedding": without_embedding})
 
 
@@ -206,7 +206,7 @@ def index_answer(
     if completed:
         frame, zero, _ = _exact(connection, asked, completed, terms)
         found.append(frame)
-    done = {
+    done: dict[Hashable, Any] = {
         "mode": "index",
         "index": index.name,
         "ef_search": ef_search,
@@ -243,7 +243,7 @@ def _states(columns: list[Column], queries: list[int], k: int, scanned: int, mos
     return states
 
 
-def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[Any]:
+def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[*tuple[Any, ...]]:
     build = select_neighbors_by_index if terms.where else neighbors_template
     return build(
         *terms.where,

@@ -94,7 +94,13 @@ def _embeddings(connection: Connection, ids: list[str], *, include_deleted: bool
         raise NotFoundError(f"no message, or a deleted one, has the id {', '.join(unknown[:5])}")
     if empty := sorted(id_ for id_, vector in stored.items() if vector is None):
         raise ValueError(f"message {', '.join(empty[:5])} has no embedding; ask with one that has")
-    return from_binary([stored[id_] for id_ in ids])
+    matrix = from_binary([stored[id_] for id_ in ids])
+    if matrix.shape[1] != EMBEDDING_DIMENSIONS:
+        raise DimensionError(
+            f"the column messages.embedding holds vectors of {matrix.shape[1]} dimensions, and searches are among "
+            f"{EMBEDDING_DIMENSIONS}; load the messages with embeddings=True, and ask nearest(frame, ...)"
+        )
+    return matrix
 
 
 def check_vectors(vectors: Vectors, distance: Distance) -> None:

@@ -56,13 +56,13 @@ class RealsType(UserDefinedType[Any]):
         """Give the type that a cast names."""
         return "REAL[]"
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+    def bind_processor(self, dialect: Dialect) -> Any:  # SQLAlchemy's types of both are private
         """Give what makes a parameter of an array."""
         return (
             _reals if dialect.driver == "psycopg" else lambda value: None if value is None else value.ravel().tolist()
         )
 
-    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+    def literal_processor(self, dialect: Dialect) -> Any:
         """Spell the numbers out."""
         return lambda value: f"'{{{','.join(map(repr, value.ravel().tolist()))}}}'"
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import contextkit.migrate as migrations
 from contextkit import terminal
+from contextkit.check import check_df
 from contextkit.connection import connect
 from contextkit.errors import ContextkitError
 from contextkit.formats import export_file, import_file
@@ -127,11 +128,14 @@ def export(
         typer.echo(f"{path}: {export_file(engine, path, format=format, partitions=partitions)} contexts")
 
 
+@db.command("migrate")
 @db.command()
-def migrate() -> None:
+def upgrade(
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead, for psql; nothing is run.")] = False,
+) -> None:
     """Bring the tables to the newest revision, and print it."""
-    with _opened(write=True) as engine:
-        typer.echo(migrations.upgrade(engine))
+    with _opened(write=not sql) as engine:
+        typer.echo(migrations.upgrade_sql(engine) if sql else migrations.upgrade(engine))
 
 
 @db.command()
@@ -141,6 +145,15 @@ def status() -> None:
         found = migrations.schema_status(engine)
     typer.echo(_lines(found))
     raise typer.Exit(int(found.state != "current"))
+
+
+@db.command()
+def check(json: JSON = False) -> None:
+    """Print what is wrong with the data, the gravest first; exit with 1 if there is an error or a warning."""
+    with _opened() as engine:
+        findings = check_df(engine)
+    terminal.print_json(findings) if json else terminal.print_findings(findings)
+    raise typer.Exit(int((findings["severity"] != "note").any()))
 
 
 @db.command()

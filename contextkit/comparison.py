@@ -119,7 +119,8 @@ def differences_of(connection: Connection) -> list[str]:
     """Give the differences in words."""
     found = operations_of(connection)
     missing = {operation.table_name for operation in found if isinstance(operation, ops.CreateTableOp)}
-    differences = [f"{table} is missing" for table in sorted(missing)]
+    views = set(inspect(connection).get_view_names()) if missing else set()
+    differences = [f"{table} is {'a view' if table in views else 'missing'}" for table in sorted(missing)]
     for operation in found:
         if isinstance(operation, ops.AddColumnOp):
             differences.append(f"{operation.table_name}.{operation.column.name} is missing")

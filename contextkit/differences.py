@@ -55,7 +55,8 @@ def diff_df(engine: Engine, left: str | UUID, right: str | UUID) -> pd.DataFrame
         "asked": {"left": ids[0], "right": ids[1]},
         "ancestor": _common_ancestor(engine, ids),
         "parted_at": int(ours["version"][shared - 1]) if shared else None,
-    } | {name: _figures(part) for name, part in parts.items()}
+        **{name: _figures(part) for name, part in parts.items()},
+    }
     return frame
 
 

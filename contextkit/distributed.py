@@ -109,7 +109,9 @@ _reading = threading.Lock()
 _engine = cache(engine_at)
 
 
-def _parts(engine: Engine, counted: Select[Any], statement: Select[Any], ids: Any) -> list[_Part]:
+def _parts(
+    engine: Engine, counted: Select[*tuple[Any, ...]], statement: Select[*tuple[Any, ...]], ids: Any
+) -> list[_Part]:
     settings = settings_of(engine)
     if settings is None:
         raise ValueError("workers need to open the database, too: give an engine from connect()")

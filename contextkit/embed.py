@@ -24,6 +24,7 @@ from contextkit.queries import (
     lock_contexts,
     lock_free_contexts,
     lock_messages,
+    select_embedding_dimensions,
     select_missing,
 )
 
@@ -72,7 +73,7 @@ def embed_missing(
         without an embedding: those two, and what others hold or have added meanwhile.
 
     Raises:
-        DimensionError: the vectors are not 1536 long. Nothing of that batch is written.
+        DimensionError: the vectors, or those of the column, are not 1536 long. Nothing of that batch is written.
         ValueError: their number is not that of the texts, or they hold NaN or infinity; likewise.
         ReadOnlyError: the engine was opened for reading.
     """
@@ -81,6 +82,7 @@ def embed_missing(
     if not callable(embedder):
         raise TypeError(f"an embedder is a callable from texts to vectors, not {type(embedder).__name__}")
     missing = select_missing(*where)
+    _check_column(engine)
     run = _Run(embedder)
     following, size = missing, int(batch_size)
     with import_module("tqdm.auto").tqdm(
@@ -90,6 +92,17 @@ def embed_missing(
             bar.update(last.rows)
             following = after_message(missing, last.context_id, last.version)
     return _summary(run, {"where": len(where), "batch_size": size}, left=_count(engine, missing))
+
+
+def _check_column(engine: Engine) -> None:
+    """Raise for a column of another length before an embedder is asked, which may cost something."""
+    with translated_errors(), engine.connect() as connection:
+        declared = connection.execute(select_embedding_dimensions()).scalar()
+    if declared and declared not in (-1, EMBEDDING_DIMENSIONS):
+        raise DimensionError(
+            f"the column messages.embedding has {declared} dimensions, and contextkit embeds {EMBEDDING_DIMENSIONS}; "
+            "use another database, or the tool that made this column"
+        )
 
 
 @dataclass

@@ -172,7 +172,7 @@ def messages_batches(
     return _batches(engine, statement, batch_rows)
 
 
-def _batches(engine: Engine, statement: Select[Any], batch_rows: int) -> Iterator[pd.DataFrame]:
+def _batches(engine: Engine, statement: Select[*tuple[Any, ...]], batch_rows: int) -> Iterator[pd.DataFrame]:
     following, first, full = statement, True, True
     while full:
         # What follows a whole batch is expected to be one; the planner cannot tell within one long context.
@@ -222,8 +222,9 @@ def history_df(
     """
     ids = canonical_ids(contexts)
     frame = stored_histories(engine, ids, at_version, as_of, embeddings=embeddings, include_deleted=include_deleted)
-    present = set(frame["context_id"].unique())
-    if absent := [id_ for id_ in ids if id_ not in present]:
+    if int((frame["position"] == 1).sum()) < len(ids):
+        present = set(frame["context_id"].unique())
+        absent = [id_ for id_ in ids if id_ not in present]
         check_lineages(engine, absent, as_of, include_deleted=include_deleted)
     return _noted(
         frame,

@@ -1,5 +1,6 @@
 """`upgrade`, `schema_status`, `push` and `generate`: thin calls into Alembic, about the two tables only."""
 
+import io
 import re
 from argparse import Namespace
 from collections.abc import Iterator
@@ -11,7 +12,15 @@ import pandas as pd
 from sqlalchemy import DDL, Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from contextkit.comparison import alone, context_of, differences_of, is_addition, operations_of, tables_of
+from contextkit.comparison import (
+    VERSION_TABLE,
+    alone,
+    context_of,
+    differences_of,
+    is_addition,
+    operations_of,
+    tables_of,
+)
 from contextkit.connection import check_writable, direct_engine, settings_of, translated_errors
 from contextkit.errors import ContextkitError, SchemaError
 
@@ -23,6 +32,7 @@ with alone():
 
 LOCK = text("select pg_advisory_xact_lock(7235094618)")
 PACKAGED = Path(__file__).with_name("migrations")
+NOTHING = "nothing to do"
 
 
 def upgrade(engine: Engine) -> str:
@@ -38,7 +48,7 @@ def upgrade(engine: Engine) -> str:
     """
     with _writing(engine) as connection:
         status = _status(connection)
-        if status.revision is not None and not tables_of(connection):  # somebody dropped both
+        if _are_gone(status, connection):
             command.stamp(_config(connection), "base")
             status = _status(connection)
         _check_upgradable(status)
@@ -48,6 +58,31 @@ def upgrade(engine: Engine) -> str:
             _ensure_vector(connection)
             command.upgrade(_config(connection), "head")
         return str(context_of(connection).get_current_revision())
+
+
+def upgrade_sql(engine: Engine) -> str:
+    """SQL that `upgrade` would run now, as a script for psql; nothing is run, and an engine for reading will do.
+
+    A comment if there is nothing to do.
+
+    Raises:
+        SchemaError: as from `upgrade`, except that who runs the script needs the right to create the extension.
+    """
+    script = io.StringIO()
+    with translated_errors(), alone(), engine.connect() as connection:
+        status, config = _status(connection), _config(connection, script)
+        if _are_gone(status, connection):
+            command.stamp(config, f"{status.revision}:base", sql=True)
+            status["revision"], status["state"] = None, "empty"
+        _check_upgradable(status)
+        if status.state == "unmanaged":
+            command.stamp(config, "head", sql=True)
+        elif status.revision != status["head"]:
+            _has_vector(connection)
+            command.upgrade(config, f"{status.revision}:head" if status.revision else "head", sql=True)
+    # There it is already where nothing has been migrated yet or any longer, as after a downgrade.
+    table = f"CREATE TABLE {VERSION_TABLE}"
+    return script.getvalue().replace(table, table.replace("TABLE", "TABLE IF NOT EXISTS")).strip() or f"-- {NOTHING}"
 
 
 def schema_status(engine: Engine) -> pd.Series:
@@ -86,7 +121,7 @@ def push(engine: Engine, *, force: bool = False) -> str:
             for operation in additions:
                 Operations(context_of(connection)).invoke(operation)
         remaining = [f"-- remains: {difference}" for difference in differences_of(connection)]
-    return "\n".join(statements + remaining) or "nothing to do"
+    return "\n".join(statements + remaining) or NOTHING
 
 
 def generate(engine: Engine, slug: str) -> Path:
@@ -154,8 +189,8 @@ def _recorded(connection: Connection) -> Iterator[list[str]]:
         event.remove(connection, "before_cursor_execute", record)
 
 
-def _config(connection: Connection) -> Config:
-    config = Config(cmd_opts=Namespace(quiet=True))
+def _config(connection: Connection, script: io.StringIO | None = None) -> Config:
+    config = Config(cmd_opts=Namespace(quiet=True), output_buffer=script)
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
@@ -179,6 +214,11 @@ def _status(connection: Connection) -> pd.Series:
     return pd.Series(values | {"differences": differences}, dtype=object)
 
 
+def _are_gone(status: pd.Series, connection: Connection) -> bool:
+    """Tell whether somebody dropped both tables after they were migrated."""
+    return status.revision is not None and not tables_of(connection)
+
+
 def _check_upgradable(status: pd.Series) -> None:
     if status.state == "unknown":
         raise SchemaError(
@@ -193,16 +233,21 @@ def _check_upgradable(status: pd.Series) -> None:
 
 def _ensure_vector(connection: Connection) -> None:
     """Create the extension vector; an error says who can if this role or this server cannot."""
+    if not _has_vector(connection):
+        _create_vector(connection)
+
+
+def _has_vector(connection: Connection) -> bool:
+    """Tell whether the extension vector is there; an error says where, if that is out of reach."""
     found = connection.execute(
         text(
             "select n.nspname, to_regtype('vector') is not null as visible from pg_extension e "
             "join pg_namespace n on n.oid = e.extnamespace where e.extname = 'vector'"
         )
     ).one_or_none()
-    if found is None:
-        _create_vector(connection)
-    elif not found.visible:
+    if found is not None and not found.visible:
         raise SchemaError(f"the extension vector is in schema {found.nspname}; add that to the search_path")
+    return found is not None
 
 
 def _create_vector(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """The two tables, typed. Alembic's target and the names that conditions are written with."""
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -36,6 +37,7 @@ EMBEDDING_DIMENSIONS = 1536
 ROLES = ("user", "assistant", "system", "tool")
 YEARS = range(2, 9999)
 """Of times that are written: those of datetime's first and last year have no form in some time zones."""
+_CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class IdType(TypeDecorator[str]):
@@ -54,7 +56,7 @@ class IdType(TypeDecorator[str]):
 
     impl = Uuid(as_uuid=False)
     cache_ok = True
-    comparator_factory = Comparator
+    comparator_factory = Comparator  # pyright: ignore[reportAssignmentType] - the documented way; declared otherwise
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
         """Give the canonical text of an id, or a ValueError for what is none."""
@@ -72,10 +74,9 @@ class RoleType(UserDefinedType[str]):
         """Give the type that migrations create."""
         return "TEXT"
 
-    def literal_processor(self, dialect: Dialect) -> Callable[[str], str]:
+    def literal_processor(self, dialect: Dialect) -> Any:  # SQLAlchemy's type of it is private
         """Quote as text is quoted."""
-        processor: Callable[[str], str] = String().literal_processor(dialect)  # type: ignore[no-untyped-call]
-        return processor
+        return String().literal_processor(dialect)  # type: ignore[no-untyped-call]
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> Cast[str]:
         """Select the role as text."""
@@ -95,6 +96,8 @@ def canonical_id(value: object) -> str:
         return str(value)
     if not isinstance(value, str):
         raise TypeError(f"an id is text or a UUID, not {value!r:.60}; leave out rows without one")
+    if _CANONICAL.fullmatch(value):
+        return str(value)
     try:
         found = UUID(value)
     except ValueError:
@@ -119,7 +122,9 @@ def canonical_ids(values: object) -> list[str]:
         return [canonical_id(values)]
     if not isinstance(values, Iterable) or hasattr(values, "columns") or isinstance(values, bytes | Mapping):
         raise TypeError(f"one id, or an iterable or column of ids, is expected, not {type(values).__name__}")
-    return list(dict.fromkeys(canonical_id(value) for value in values))
+    # A column gives each value by a call of its own, all of them by one.
+    to_list = getattr(values, "tolist", None)
+    return list(dict.fromkeys(map(canonical_id, to_list() if to_list else values)))
 
 
 def _array(ids: object) -> Cast[Any]:

@@ -80,8 +80,14 @@ def neighbors_df(
         "max_distance": None if max_distance is None else float(max_distance),
         "include_deleted": include_deleted,
     }
-    made = {"k": int(k), "queries": len(asked.vectors), "rows": len(frame)}
-    frame.attrs = {"function": "neighbors_df", "asked": given} | found.done | made
+    frame.attrs = {
+        "function": "neighbors_df",
+        "asked": given,
+        **found.done,
+        "k": int(k),
+        "queries": len(asked.vectors),
+        "rows": len(frame),
+    }
     return frame
 
 

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Hashable
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -89,7 +90,7 @@ def search_df(
     runs = ("text" if embedder is None else "hybrid") if mode == "auto" else mode
     depth = min(max(FUSION_DEPTH, 2 * int(k)), MOST_ROWS) if runs == "hybrid" else int(k)
     asked = {"where": len(where), "k": int(k), "mode": mode, "embedder": embedder is not None, "language": language}
-    attrs: dict[str, Any] = {"function": "search_df", "asked": asked, "mode": runs, "depth": depth}
+    attrs: dict[Hashable, Any] = {"function": "search_df", "asked": asked, "mode": runs, "depth": depth}
     lists = []
     if runs != "semantic":
         lists.append(_by_words(engine, text, where, depth, language))
@@ -104,7 +105,8 @@ def search_df(
     if runs != "text" and embedder is not None:
         lists.append(_by_meaning(engine, text, where, depth, embedder))
     frame = _fused(lists, int(k))
-    frame.attrs = attrs | {name: value for found in lists for name, value in found.attrs.items()} | {"rows": len(frame)}
+    done = {name: value for found in lists for name, value in found.attrs.items()}
+    frame.attrs = {**attrs, **done, "rows": len(frame)}
     return frame
 
 

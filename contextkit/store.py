@@ -94,6 +94,9 @@ def append_messages(
         for row, version in zip(rows, numbers, strict=False):
             row |= {"context_id": context.id, "version": version}
             row["created_at"] = row["created_at"] or now
+        if all(row["embedding"] is None for row in rows):
+            for row in rows:
+                del row["embedding"]  # tables without this column take messages, too
         if rows:
             connection.execute(insert(Message), rows)
             _count(connection, [context.id], now, latest_version=rows[-1]["version"])
@@ -156,8 +159,7 @@ def _end(connection: Connection, context: Any) -> tuple[int, datetime]:
     """Give the last version of a history, and the instant under the lock."""
     stored, now = connection.execute(select_end(context.id)).one()
     end = max(context.latest_version, stored or 0)
-    inherits = context.parent_id is not None and context.fork_version is not None
-    if inherits and end < context.fork_version:
+    if context.parent_id is not None and context.fork_version is not None and end < context.fork_version:
         renumbered = stored is not None and connection.execute(select_renumbered(context.id)).first()
         return (end if renumbered else context.fork_version), now
     return end, now

@@ -19,6 +19,8 @@ WIDEST = 1_000_000
 """Columns of what is no terminal: nothing is cut or wrapped there."""
 NAME_LENGTH = 200
 INDENT = 4
+FINDINGS_OF_A_KIND = 20
+GRAVITY = {"error": "red", "warning": "yellow", "note": "dim"}
 COLORS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 
 
@@ -36,12 +38,31 @@ def print_contexts(contexts: pd.DataFrame) -> None:
     table.add_column("created", no_wrap=True)
     table.add_column("messages", no_wrap=True, justify="right")
     table.add_column("name", overflow="fold")
-    rows: Iterable[Any] = contexts.itertuples()
-    for row in rows:
+    for row in _rows(contexts):
         name = _name(row.name) if pd.isna(row.deleted_at) else f"{_name(row.name)} (deleted)"
         cells = [row.context_id, f"{row.created_at:%Y-%m-%d}", f"{row.message_count:,}", name]
         table.add_row(*map(Text, cells), style="" if pd.isna(row.deleted_at) else "dim")
     _console().print(table)
+
+
+def print_findings(findings: pd.DataFrame) -> None:
+    """Print a table of what `check_df` found, of each kind the first and how many more, or that it is nothing."""
+    console = _console()
+    if findings.empty:
+        console.print("nothing found")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("severity", "kind", "context_id", "message_id"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    first = findings[findings.groupby("kind").cumcount() < FINDINGS_OF_A_KIND]
+    for row in _rows(first.fillna("-")):
+        cells = (row.severity, row.kind, row.context_id, row.message_id, row.detail)
+        table.add_row(*(Text(visible_line(cell)) for cell in cells), style=GRAVITY[row.severity])
+    console.print(table)
+    more = findings["kind"].value_counts(sort=False) - FINDINGS_OF_A_KIND
+    for kind, count in more[more > 0].items():
+        console.print(f"{count:,} more of {kind}; --json prints all")
 
 
 def print_history(context: "pd.Series[Any]", history: pd.DataFrame) -> None:
@@ -57,13 +78,16 @@ def print_history(context: "pd.Series[Any]", history: pd.DataFrame) -> None:
     console.print(Text(_name(context["name"]), style="bold"))
     console.print(Text(_about(context, history)), end="\n\n")
     was_inherited = False
-    rows: Iterable[Any] = history.assign(is_call=is_call(history)).itertuples()
-    for row in rows:
+    for row in _rows(history.assign(is_call=is_call(history))):
         if was_inherited and not row.inherited:
             console.print(Text("--- forked here ---", style="dim"), end="\n\n")
         was_inherited = row.inherited
         console.print(_heading(row))
         console.print(_indented(visible(row.content), "" if pd.isna(row.deleted_at) else "strike", console))
+
+
+def _rows(frame: pd.DataFrame) -> Iterable[Any]:
+    return frame.itertuples()
 
 
 def _name(name: Any) -> str:

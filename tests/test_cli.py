@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,72 @@ def test_the_studio_does_not_open_on_a_database_that_does_not_answer(monkeypatch
     done = run("db", "studio")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "cannot connect" in done.stderr
+
+
+def findings_of(at_migrated: str, *statements: str) -> Result:
+    with psycopg.connect(at_migrated, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    return run("db", "check")
+
+
+@pytest.mark.usefixtures("at_migrated")
+def test_check_exits_with_0_where_nothing_is_found() -> None:
+    done = run("db", "check")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "nothing found\n", "")
+    assert run("db", "check", "--json").stdout == ""
+
+
+ONE_MESSAGE = """
+    with root as (insert into contexts (message_count, latest_version) values (1, 1) returning id)
+    insert into messages (context_id, version, role, content) select id, 1, 'user', 'xyzzy' from root
+"""
+
+
+def test_check_exits_with_0_for_notes_and_with_1_for_warnings(at_migrated: str) -> None:
+    noted = findings_of(at_migrated, ONE_MESSAGE)
+    assert noted.exit_code == 0
+    assert noted.stdout.splitlines()[1].split()[:2] == ["note", "null_embeddings"]
+    warned = findings_of(at_migrated, "update contexts set message_count = 5")
+    assert warned.exit_code == 1
+    assert [line.split()[1] for line in warned.stdout.splitlines()] == ["kind", "message_count", "null_embeddings"]
+    assert "message_count is 5, its live messages give 1" in warned.stdout
+    assert "xyzzy" not in warned.stdout
+    lines = [json.loads(line) for line in run("db", "check", "--json").stdout.splitlines()]
+    assert [line["severity"] for line in lines] == ["warning", "note"]
+
+
+def test_check_shows_controls_of_a_role_as_escapes(at_migrated: str) -> None:
+    done = findings_of(at_migrated, ONE_MESSAGE, "update messages set role = e'\\x1b[2J\\nx'")
+    assert "\x1b" not in done.stdout
+    assert "role \\x1b[2J x" in done.stdout
+
+
+def test_check_counts_what_it_does_not_print(at_migrated: str) -> None:
+    done = findings_of(at_migrated, "insert into contexts (message_count) select 1 from generate_series(1, 25)")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1 + 20 + 1
+    assert lines[-1] == "5 more of message_count; --json prints all"
+    assert len(run("db", "check", "--json").stdout.splitlines()) == 25
+
+
+@pytest.mark.usefixtures("at_empty")
+def test_check_says_in_a_line_that_tables_are_missing() -> None:
+    done = run("db", "check")
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "missing" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["upgrade", "migrate"])
+def test_upgrade_prints_sql_and_runs_nothing(at_empty: str, command: str) -> None:
+    done = run("db", command, "--sql")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "CREATE TABLE messages" in done.stdout
+    assert "state        empty" in run("db", "status").stdout
+    with psycopg.connect(at_empty, autocommit=True) as connection:
+        connection.execute(done.stdout)
+    assert run("db", "status").exit_code == 0
+    assert run("db", command, "--sql").stdout == "-- nothing to do\n"
 
 
 def test_python_m_is_the_command() -> None:

@@ -5,13 +5,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import ARRAY, CTE, Engine, Select, Text, func, literal, select
+from sqlalchemy import CTE, Engine, Select, func, literal, select
 
 from contextkit import LineageError, history_df, read_df, select_forks, select_history
 from contextkit.literals import literal_sql
 from contextkit.plans import plan_of
 from contextkit.queries import select_families
-from contextkit.queries.lineage import asked_of, lineage_of, stretches_of, written_of
+from contextkit.queries.descent import descent_of, kin_of
+from contextkit.queries.lineage import asked_of, lineage_of, stretches_of, text_of, written_of
 from tests.forest import Forest, Node, Row
 
 
@@ -28,7 +29,7 @@ def chain(length: int, *, copies: bool = False, cyclic: bool = False) -> Forest:
 
 
 def lineage(*nodes: Node) -> CTE:
-    return lineage_of(asked_of(literal([node.id for node in nodes], ARRAY(Text)), None, include_deleted=True))
+    return lineage_of(asked_of(literal(text_of(node.id for node in nodes)), None, include_deleted=True))
 
 
 def count(engine: Engine, rows: CTE) -> int:
@@ -63,6 +64,13 @@ def test_a_cycle_is_told_by_one_turn(database_url: str, reader: Engine) -> None:
     turn = [forest.nodes[place].id for place in (2, 1, 0, 4, 3, 2)]
     with pytest.raises(LineageError, match=f"form a cycle: {' -> '.join(turn)};"):
         history_df(reader, forest.nodes[2].id)
+
+
+def test_the_fork_tree_takes_each_context_of_a_chain_once(database_url: str, reader: Engine) -> None:
+    forest = chain(30)
+    forest.write(database_url)
+    asked = asked_of(literal(text_of([forest.nodes[-1].id, forest.nodes[9].id])), None, include_deleted=True)
+    assert count(reader, descent_of(kin_of(asked), include_deleted=False)) == 30
 
 
 def test_nothing_is_read_of_ancestors_above_a_complete_copy(database_url: str, reader: Engine) -> None:
@@ -106,9 +114,11 @@ def test_no_part_without_an_index_is_read_once_per_row(
 
 
 def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The nodes of a plan, but for those of single values, which are read once wherever they stand."""
     yield plan
     for child in plan.get("Plans", []):
-        yield from nodes_of(child)
+        if child["Parent Relationship"] != "InitPlan" or "CTE" in child["Subplan Name"]:
+            yield from nodes_of(child)
 
 
 def is_repeated(parent: dict[str, Any], node: dict[str, Any]) -> bool:

@@ -15,10 +15,11 @@ import pytest
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import Column, Engine, Index, Integer, MetaData, create_engine, event, make_url, text
 
-from contextkit import comparison, connect, generate, migrate, push, schema_status, upgrade
+from contextkit import check_df, comparison, connect, generate, migrate, push, schema_status, upgrade, upgrade_sql
 from contextkit.connection import settings_of
 from contextkit.errors import ContextkitError, ReadOnlyError, SchemaError
 from contextkit.models import Base, IdType, RoleType
+from tests.conftest import database_at
 
 CHECKOUT = Path(__file__).parents[1]
 HEAD = "4c1d8a7e2b90"
@@ -135,6 +136,16 @@ def opened() -> Iterator[Callable[[str], Engine]]:
 @pytest.fixture
 def empty(empty_url: str, opened: Callable[[str], Engine]) -> Engine:
     return opened(empty_url)
+
+
+@pytest.fixture
+def other_empty(server_url: str, opened: Callable[[str], Engine]) -> Iterator[Engine]:
+    """A second database without tables."""
+    execute(server_url, "create database other_empty")
+    engine = opened(make_url(server_url).set(database="other_empty").render_as_string(hide_password=False))
+    yield engine
+    engine.dispose()
+    execute(server_url, "drop database other_empty with (force)")
 
 
 @pytest.fixture
@@ -346,7 +357,7 @@ def test_threads_upgrade_one_database_and_several_at_once(
     names = [f"several_{number}" for number in range(4)]
     for name in names:
         execute(server_url, f"create database {name}")
-    urls = [make_url(server_url).set(database=name).render_as_string(hide_password=False) for name in names]
+    urls = [database_at(server_url, name) for name in names]
     engines = [opened(url) for url in [url_of(empty)] * 4 + urls]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(upgrade, engines)) == [HEAD] * 8
@@ -363,7 +374,85 @@ def test_processes_upgrade_at_once(empty_url: str) -> None:
     assert [run.communicate(timeout=60)[0] for run in runs] == [f"{HEAD}\n"] * 3
 
 
+# The SQL of an upgrade
+
+
+DROPPED = "drop table messages, contexts"
+DOWNGRADED = f"{DROPPED}; delete from contextkit_revision"
+
+
+@pytest.mark.parametrize("before", ["", DRIZZLE, DRIZZLE + OTHERS], ids=["empty", "Drizzle's", "and what others added"])
+def test_the_sql_of_an_upgrade_does_what_it_does_and_runs_by_itself_only(
+    empty: Engine, other_empty: Engine, before: str
+) -> None:
+    for engine in (empty, other_empty):
+        execute(url_of(engine), before)
+    untouched = catalog(url_of(empty))
+    sql = upgrade_sql(empty)
+    assert catalog(url_of(empty)) == untouched
+    execute(url_of(empty), sql)
+    assert upgrade(other_empty) == HEAD
+    assert catalog(url_of(empty)) == catalog(url_of(other_empty))
+    assert schema_status(empty).state == "current"
+    assert upgrade_sql(empty) == "-- nothing to do"
+
+
+@pytest.mark.parametrize("gone", [DROPPED, DOWNGRADED])
+def test_the_sql_makes_tables_again_that_are_gone(engine: Engine, gone: str) -> None:
+    before = catalog(url_of(engine))
+    execute(url_of(engine), gone)
+    execute(url_of(engine), upgrade_sql(engine))
+    assert catalog(url_of(engine)) == before
+    assert schema_status(engine).state == "current"
+
+
+def test_the_sql_runs_statement_by_statement(empty: Engine, engine: Engine) -> None:
+    statements = upgrade_sql(empty).split(";\n")
+    with psycopg.connect(url_of(empty), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    assert catalog(url_of(empty)) == catalog(url_of(engine))
+
+
+def test_the_sql_needs_no_engine_for_writing(empty_url: str) -> None:
+    reader = connect(empty_url)
+    assert upgrade_sql(reader).startswith("BEGIN;")
+    reader.dispose()
+
+
+def test_there_is_no_sql_for_what_upgrade_refuses(empty: Engine) -> None:
+    execute(url_of(empty), DRIZZLE + "alter table messages drop column model")
+    with pytest.raises(SchemaError, match=r"messages.model is missing"):
+        upgrade_sql(empty)
+
+
+def test_the_sql_of_an_upgrade_names_an_extension_out_of_reach(empty: Engine) -> None:
+    execute(url_of(empty), "create schema tools; create extension vector schema tools")
+    with pytest.raises(SchemaError, match=r"schema tools.*search_path"):
+        upgrade_sql(empty)
+
+
 # Tables of other tools
+
+
+def test_looking_at_a_database_of_another_tool_changes_nothing_in_it(empty: Engine) -> None:
+    execute(url_of(empty), DRIZZLE + OTHERS)
+    before = catalog(url_of(empty))
+    schema_status(empty)
+    upgrade_sql(empty)
+    check_df(empty)
+    assert catalog(url_of(empty)) == before
+
+
+def test_adopting_adds_the_revision_and_nothing_else(empty: Engine) -> None:
+    execute(url_of(empty), DRIZZLE + OTHERS)
+    before = catalog(url_of(empty))
+    upgrade(empty)
+    added = catalog(url_of(empty)) - before
+    assert before < catalog(url_of(empty))
+    assert {table for _, table, _, _ in added} == {"contextkit_revision"}
+    with empty.connect() as connection:
+        assert connection.execute(text("select version_num from contextkit_revision")).all() == [(HEAD,)]
 
 
 def test_tables_of_drizzle_are_adopted_without_a_change(empty: Engine) -> None:
@@ -492,6 +581,7 @@ def test_a_revision_of_a_newer_contextkit_is_unknown(engine: Engine) -> None:
 # The extension
 
 
+@pytest.mark.direct("a pooler refuses such options")
 def test_a_role_without_the_right_is_told_whom_to_ask(
     empty_url: str, server_url: str, opened: Callable[[str], Engine]
 ) -> None:
@@ -506,6 +596,7 @@ def test_a_role_without_the_right_is_told_whom_to_ask(
     execute(server_url, "drop role unable")
 
 
+@pytest.mark.direct("a pooler refuses such options")
 def test_a_server_without_pgvector_is_named(empty_url: str, opened: Callable[[str], Engine]) -> None:
     engine = opened(with_options(empty_url, "-c extension_control_path=/nowhere"))
     with pytest.raises(SchemaError, match="no pgvector"):

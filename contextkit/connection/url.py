@@ -55,9 +55,10 @@ def _dotenv_url() -> str | None:
 def _parsed(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
+        written = url if isinstance(url, str) else url.render_as_string(hide_password=False)
     except (ArgumentError, ValueError):
-        parsed = None
-    if parsed is None or _is_torn(url if isinstance(url, str) else url.render_as_string(hide_password=False)):
+        parsed, written = None, ""
+    if parsed is None or _is_torn(written):
         raise ValueError(
             "the database URL cannot be read; it looks like postgresql://user:password@host/database, "
             "with special characters in the password percent-encoded (@ as %40)"

@@ -131,6 +131,6 @@ def _index(connection: Any) -> Any:
         return None
 
 
-def _page(engine: Engine, statement: Select[Any], most: int = PAGE) -> Page:
+def _page(engine: Engine, statement: Select[*tuple[Any, ...]], most: int = PAGE) -> Page:
     frame = to_frame(fetch(engine, statement.limit(most + 1), bulk=False))
     return Page(frame[:most], more=len(frame) > most)

@@ -155,7 +155,7 @@ def block_rows(blocks: list[Any], role: str, key: str, names: dict[str, str], pl
         if kind.endswith("tool_use"):
             if role != "assistant":
                 raise DefectiveError(f"{where}type", "a tool call that is not an assistant's")
-            call_id = field(block, "id", str, where) or f"call:{key}:{number}"
+            call_id = str(field(block, "id", str, where) or f"call:{key}:{number}")
             names[call_id] = field(block, "name", str, where) or ""
             arguments = json.dumps(block.get("input"), ensure_ascii=False)
             rows.append(Row("assistant", arguments, call_id, names[call_id] or None))

@@ -26,9 +26,11 @@ class Reader(Protocol):
 
     def matches(self, value: object) -> bool:
         """Whether a record, as parsed from JSON, is of this format."""
+        ...
 
     def read(self, source: Source) -> Iterator[Conversation | Defect]:
         """Conversations of a source."""
+        ...
 
 
 FORMATS: dict[str, Reader] = {

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 from sqlalchemy import Connection, bindparam, func, insert, update
 
 from contextkit.arrow import columns_of
@@ -233,7 +234,8 @@ def _copy(
     if not isinstance(driver, psycopg.Connection):  # of a foreign engine
         connection.execute(insert(entity), [dict(zip(columns, row, strict=True)) for row in rows])
         return
-    sql = f"copy {entity.__tablename__} ({', '.join(columns)}) from stdin"
-    with driver.cursor() as cursor, cursor.copy(sql) as copy:
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    into = sql.SQL("copy {} ({}) from stdin").format(sql.Identifier(entity.__tablename__), names)
+    with driver.cursor() as cursor, cursor.copy(into) as copy:
         for row in rows:
             copy.write_row(row)

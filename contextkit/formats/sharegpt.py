@@ -110,7 +110,7 @@ def _rows(turn: Any, place: str, calls: _Calls) -> list[Row]:
 def _call_rows(text: str, calls: _Calls) -> list[Row]:
     """Give a row per call; what is no JSON of name and arguments is one call, as it is."""
     parsed = read_json(text)
-    listed = parsed if isinstance(parsed, list) and parsed else [parsed]
+    listed: list[Any] = parsed if isinstance(parsed, list) and parsed else [parsed]
     if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in listed):
         return [Row("assistant", text, calls.call(None))]
     rows = []

@@ -6,6 +6,10 @@ from contextkit.queries.browse import select_count as select_count
 from contextkit.queries.browse import select_family as select_family
 from contextkit.queries.browse import select_page as select_page
 from contextkit.queries.browse import select_parting as select_parting
+from contextkit.queries.checks import CHECKS as CHECKS
+from contextkit.queries.checks import SEVERITIES as SEVERITIES
+from contextkit.queries.checks import Severity as Severity
+from contextkit.queries.checks import select_bad_embeddings as select_bad_embeddings
 from contextkit.queries.columns import Condition as Condition
 from contextkit.queries.embed import lock_free_contexts as lock_free_contexts
 from contextkit.queries.embed import lock_messages as lock_messages
@@ -15,6 +19,7 @@ from contextkit.queries.forks import select_forks as select_forks
 from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template
 from contextkit.queries.history import select_history as select_history
+from contextkit.queries.indexes import KEEP_TRANSACTION as KEEP_TRANSACTION
 from contextkit.queries.indexes import TRY_LOCK as TRY_LOCK
 from contextkit.queries.indexes import create_sql as create_sql
 from contextkit.queries.indexes import drop_sql as drop_sql

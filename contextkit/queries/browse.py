@@ -22,7 +22,7 @@ ORDERS: dict[Order, InstrumentedAttribute[Any]] = {
 
 def select_page(
     *where: Condition, order: Order, after: tuple[object, str] | None = None, include_deleted: bool = False
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """Contexts in an order, largest first, ties by id; only those that follow a value of it and an id."""
     key = ORDERS[order]
     statement = select_contexts(*where, include_deleted=include_deleted).order_by(None)
@@ -34,14 +34,14 @@ def select_page(
     return statement.order_by(key.desc(), Context.id.desc())
 
 
-def select_count(*where: Condition, most: int, include_deleted: bool = False) -> Select[Any]:
+def select_count(*where: Condition, most: int, include_deleted: bool = False) -> Select[*tuple[Any, ...]]:
     """One number: how many contexts meet the conditions, counted up to `most`."""
     statement = select(literal(1)).select_from(Context).limit(most)
     counted = filter_contexts(statement, where, include_deleted=include_deleted).subquery("counted")
     return select(func.count()).select_from(counted)
 
 
-def select_family(context_id: str) -> Select[Any]:
+def select_family(context_id: str) -> Select[*tuple[Any, ...]]:
     """The contexts of a fork tree, deleted or not, those first that stand nearest to one of them.
 
     That is its lineage, then what was forked from it, from its parent and so on, then the rest by depth: of any
@@ -73,7 +73,7 @@ def select_family(context_id: str) -> Select[Any]:
 def _descendants(lineage: CTE) -> CTE:
     """id, parent_id and depth of all contexts below the root of a lineage; none where it has a cycle."""
     cyclic = select(literal(1)).select_from(lineage).where(lineage.c.cyclic).exists()
-    root: Select[Any] = select(lineage.c.id, lineage.c.parent_id, literal(0).label("depth")).where(
+    root: Select[*tuple[Any, ...]] = select(lineage.c.id, lineage.c.parent_id, literal(0).label("depth")).where(
         lineage.c.parent_id.is_(None), ~cyclic
     )
     below = root.cte("family", recursive=True)
@@ -82,7 +82,7 @@ def _descendants(lineage: CTE) -> CTE:
     return below.union_all(children.where(is_fork(child)))
 
 
-def select_parting(left: str, right: str) -> Select[Any]:
+def select_parting(left: str, right: str) -> Select[*tuple[Any, ...]]:
     """One row: how many messages two histories have, and how many both begin with (as `diff_df` compares)."""
     both = select_history([left, right]).cte("both")
     ours, theirs = (select(both).where(both.c.context_id == id_).subquery() for id_ in (left, right))

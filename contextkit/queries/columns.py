@@ -78,7 +78,9 @@ def has_message(conditions: list[Condition], *, include_deleted: bool) -> Condit
     )
 
 
-def filter_contexts(statement: Select[Any], where: tuple[Condition, ...], *, include_deleted: bool) -> Select[Any]:
+def filter_contexts(
+    statement: Select[*tuple[Any, ...]], where: tuple[Condition, ...], *, include_deleted: bool
+) -> Select[*tuple[Any, ...]]:
     """Restrict a statement over contexts; conditions on messages hold if one message meets them all."""
     on_contexts, on_messages = split_conditions(where)
     statement = statement.where(*live(Context, include_deleted=include_deleted), *on_contexts)

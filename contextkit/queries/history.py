@@ -11,7 +11,6 @@ from numbers import Integral
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     CTE,
     BigInteger,
     ColumnElement,
@@ -27,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from contextkit.models import Message
+from contextkit.models import Message, canonical_id
 from contextkit.queries.columns import message_columns
-from contextkit.queries.lineage import NO_BOUND, asked_of, by_index, lineage_of, stretches_of, written_of
+from contextkit.queries.lineage import NO_BOUND, asked_of, by_index, lineage_of, stretches_of, text_of, written_of
 
 
 def select_history(
@@ -39,15 +38,17 @@ def select_history(
     as_of: datetime | None = None,
     embeddings: bool = False,
     include_deleted: bool = False,
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """Effective histories by the order asked, then position.
 
     Contexts that are unknown, in a cycle, or deleted (unless included, or deleted after `as_of`) give no rows.
     """
-    values = history_parameters(contexts, at_version, as_of)
+    if isinstance(contexts, str):
+        raise TypeError("contexts are a list of ids, not one text")
+    values = history_parameters([canonical_id(id_) for id_ in contexts], at_version, as_of)
     # Parameters of its own, as two histories may stand in one statement.
     return _history(
-        literal(values["contexts"], ARRAY(Text)),
+        literal(values["contexts"]),
         literal(values["at_version"], BigInteger),
         None if as_of is None else literal(as_of, DateTime(timezone=True)),
         embeddings=embeddings,
@@ -56,9 +57,7 @@ def select_history(
 
 
 def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: datetime | None) -> dict[str, Any]:
-    """Values of the parameters of a `history_template`, checked."""
-    if isinstance(contexts, str):
-        raise TypeError("contexts are a list of ids, not one text")
+    """Values of the parameters of a `history_template`, checked; contexts are canonical ids."""
     if at_version is not None and (isinstance(at_version, bool) or not isinstance(at_version, Integral)):
         raise TypeError(f"at_version is a whole number, not {type(at_version).__name__}")
     if at_version is not None and at_version < 0:
@@ -68,17 +67,17 @@ def history_parameters(contexts: Sequence[str], at_version: int | None, as_of: d
     if as_of is not None and as_of.utcoffset() is None:
         raise ValueError("as_of needs a time zone, such as datetime(2026, 1, 31, tzinfo=UTC)")
     values: dict[str, Any] = {
-        "contexts": list(contexts),
+        "contexts": text_of(contexts),
         "at_version": NO_BOUND if at_version is None else min(int(at_version), NO_BOUND),
     }
     return values if as_of is None else values | {"as_of": as_of}
 
 
 @cache
-def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Select[Any]:
+def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Select[*tuple[Any, ...]]:
     """The statement of `select_history` with its values left open: building it takes longer than running it."""
     return _history(
-        bindparam("contexts", type_=ARRAY(Text)),
+        bindparam("contexts", type_=Text),
         bindparam("at_version", type_=BigInteger),
         bindparam("as_of", type_=DateTime(timezone=True)) if timed else None,
         embeddings=embeddings,
@@ -87,13 +86,13 @@ def history_template(timed: bool, embeddings: bool, include_deleted: bool) -> Se
 
 
 def _history(
-    contexts: ColumnElement[Any],
+    contexts: ColumnElement[str],
     at_version: ColumnElement[int],
     as_of: ColumnElement[datetime] | None,
     *,
     embeddings: bool,
     include_deleted: bool,
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     lineage = lineage_of(asked_of(contexts, as_of, include_deleted=include_deleted))
     stretches = stretches_of(lineage, written_of(lineage, as_of), at_version)
     numbered = history_of(stretches, as_of, embeddings=embeddings, include_deleted=include_deleted)
@@ -122,7 +121,7 @@ def history_of(
     return numbered.cte()
 
 
-def _merged(stretches: CTE, as_of: ColumnElement[datetime] | None, *, embeddings: bool) -> Select[Any]:
+def _merged(stretches: CTE, as_of: ColumnElement[datetime] | None, *, embeddings: bool) -> Select[*tuple[Any, ...]]:
     columns = [column for column in message_columns(embeddings=embeddings) if column.key != "context_id"]
     reached = select(*columns).where(Message.context_id == stretches.c.id, Message.version <= stretches.c.bound)
     own = by_index(reached if as_of is None else reached.where(Message.created_at <= as_of))

@@ -10,7 +10,7 @@ looked up by their index, row by row (`lateral`), and common table expressions, 
 which loops cannot do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,13 +36,14 @@ from sqlalchemy import (
     true,
     union,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.selectable import LateralFromClause
 
-from contextkit.models import Context, Message
+from contextkit.models import Context, Message, canonical_id
 
 NO_BOUND = 2**63 - 1
+SEPARATOR = ","
 
 
 def by_index(statement: Select[*tuple[Any, ...]]) -> LateralFromClause:
@@ -50,9 +51,14 @@ def by_index(statement: Select[*tuple[Any, ...]]) -> LateralFromClause:
     return statement.offset(literal_column("0")).lateral()  # an offset keeps the planner from joining in another way
 
 
-def asked_of(contexts: ColumnElement[Any], as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> CTE:
-    """Those of an array of ids that exist: id, parent_id, fork_version, and the place in the array."""
-    ids = cast(contexts, ARRAY(Uuid(as_uuid=False)))
+def text_of(ids: Iterable[str]) -> str:
+    """Canonical ids as one text: of thousands, the server takes long to parse an array."""
+    return SEPARATOR.join(ids)
+
+
+def asked_of(contexts: ColumnElement[str], as_of: ColumnElement[datetime] | None, *, include_deleted: bool) -> CTE:
+    """Those of a `text_of` ids that exist: id, parent_id, fork_version, and the place in it."""
+    ids = cast(func.string_to_array(contexts, SEPARATOR), ARRAY(Uuid(as_uuid=False)))
     given = func.unnest(ids).table_valued("id", with_ordinality="place", name="given").render_derived()
     columns = (Context.id, Context.parent_id, Context.fork_version, given.c.place)
     statement = select(*columns).join(given, given.c.id == Context.id)
@@ -121,7 +127,8 @@ def written_of(lineage: CTE, as_of: ColumnElement[datetime] | None = None) -> CT
     forks = (
         select(lineage.c.id, lineage.c.parent_id, lineage.c.fork_version)
         .where(lineage.c.parent_id.is_not(None))
-        .distinct()
+        .ext(distinct_on(lineage.c.id))  # not of all columns, or the planner expects millions
+        .order_by(lineage.c.id)
         .subquery("forks")
     )
     counted: list[ColumnElement[bool]] = [Message.version >= 1]
@@ -221,7 +228,7 @@ def stretches_of(lineage: CTE, written: CTE, at_version: ColumnElement[int] | No
             func.bool_or(lineage.c.cyclic).over(partition_by=lineage.c.place).label("cyclic"),
             func.bool_or(overlays).over(partition_by=lineage.c.place).label("overlaid"),
             func.coalesce(func.sum(cast(renumbered, Integer)).over(**lineages, rows=(None, -1)), 0).label("epoch"),
-            func.coalesce(func.lag(passes).over(**lineages), own_bound).label("passed"),
+            func.coalesce(func.lag(passes).over(**lineages, rows=(None, -1)), own_bound).label("passed"),
         )
         .join(written, written.c.id == lineage.c.id, full=True)
         .subquery("staged")
@@ -230,9 +237,9 @@ def stretches_of(lineage: CTE, written: CTE, at_version: ColumnElement[int] | No
     return select(*(column for column in staged.c if column.key != "passed"), bound.label("bound")).cte()
 
 
-def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
+def select_lineage_state(contexts: Sequence[str]) -> Select[*tuple[Any, ...]]:
     """Of the contexts that exist: context_id, deleted_at, and the lineage as an array of ids if it ends in a cycle."""
-    lineage = lineage_of(asked_of(literal(list(contexts), ARRAY(Text)), None, include_deleted=True))
+    lineage = lineage_of(asked_of(literal(text_of(map(canonical_id, contexts))), None, include_deleted=True))
     passed = func.array_agg(aggregate_order_by(cast(lineage.c.id, Text), lineage.c.depth), type_=ARRAY(Text))
     return (
         select(
@@ -245,15 +252,15 @@ def select_lineage_state(contexts: Sequence[str]) -> Select[Any]:
     )
 
 
-def select_lineages(contexts: Sequence[str]) -> Select[Any]:
+def select_lineages(contexts: Sequence[str]) -> Select[*tuple[Any, ...]]:
     """Each context and what it inherits from, nearest first: context_id, ancestor_id; itself is its first ancestor."""
-    lineage = lineage_of(asked_of(literal(list(contexts), ARRAY(Text)), None, include_deleted=True))
+    lineage = lineage_of(asked_of(literal(text_of(map(canonical_id, contexts))), None, include_deleted=True))
     columns = (lineage.c.asked.label("context_id"), lineage.c.id.label("ancestor_id"))
     return select(*columns).order_by(lineage.c.place, lineage.c.depth)
 
 
-def select_renumbered(context_id: str) -> Select[Any]:
+def select_renumbered(context_id: str) -> Select[*tuple[Any, ...]]:
     """The id again if that context is a renumbered fork, else no row."""
-    lineage = lineage_of(asked_of(literal([context_id], ARRAY(Text)), None, include_deleted=True))
+    lineage = lineage_of(asked_of(literal(text_of([context_id])), None, include_deleted=True))
     written = written_of(lineage)
     return select(written.c.id).where(written.c.id == context_id, written.c.renumbered)

@@ -39,7 +39,7 @@ NAN = literal_column("float8 'NaN'", Float)
 OPERATORS: dict[Distance, str] = {"cosine": "<=>", "l2": "<->", "inner": "<#>", "l1": "<+>"}
 
 
-def select_embeddings(ids: Sequence[str], *, include_deleted: bool = False) -> Select[Any]:
+def select_embeddings(ids: Sequence[str], *, include_deleted: bool = False) -> Select[*tuple[Any, ...]]:
     """message_id of the messages of these ids, and vector: their embeddings in binary."""
     wanted = func.unnest(cast(list(ids), ARRAY(Uuid(as_uuid=False)))).table_valued("id", name="wanted")
     columns: tuple[ColumnElement[Any], ...] = (
@@ -56,7 +56,9 @@ def select_embeddings(ids: Sequence[str], *, include_deleted: bool = False) -> S
     )
 
 
-def select_matching(*where: Condition, limit: int | None = None, include_deleted: bool = False) -> Select[Any]:
+def select_matching(
+    *where: Condition, limit: int | None = None, include_deleted: bool = False
+) -> Select[*tuple[Any, ...]]:
     """One row: how many messages meet the conditions, counted up to a limit, and how many of them are embedded."""
     split_conditions(where)
     matching = (
@@ -70,7 +72,7 @@ def select_matching(*where: Condition, limit: int | None = None, include_deleted
     return select(*columns).select_from(matching)
 
 
-def select_sample(size: int) -> Select[Any]:
+def select_sample(size: int) -> Select[*tuple[Any, ...]]:
     """message_id of so many embedded, live messages: always the same ones while these stay, in no order of theirs."""
     return (
         select(Message.id.label("message_id"))
@@ -89,7 +91,7 @@ def select_neighbors(
     own_id: str | None = None,
     include_deleted: bool = False,
     counted: bool = False,
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """The k nearest messages to a vector, the message `own_id` left out; exact.
 
     Without a vector that of the message `own_id` is asked with, and never leaves the database.
@@ -116,7 +118,7 @@ def select_neighbors_of_many(
     distance: Distance = "cosine",
     own_ids: Sequence[str | None],
     include_deleted: bool = False,
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """The same, zero included, for each of some vectors; `query` counts them from 0.
 
     One scan, shared by parallel workers, measures the distances to all of them: what takes long is to read a
@@ -158,7 +160,7 @@ def select_neighbors_by_index(
     halfvec: bool,
     distance: Distance = "cosine",
     include_deleted: bool = False,
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """The k nearest among the first `scanned` matching messages that an index gives, for each of many vectors.
 
     The parameter `vectors` is a matrix of them, or null for the vectors of the messages in `own_ids`.
@@ -227,7 +229,7 @@ def _stored(message_id: Any) -> ColumnElement[Any]:
 
 def _nearest(
     vector: ColumnElement[Any], where: tuple[Condition, ...], *, k: int, distance: Distance, include_deleted: bool
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     # Adding zero keeps an index, which may leave rows out, from answering the order.
     apart = Message.embedding.op(OPERATORS[distance], return_type=Float)(vector) + literal(0.0)
     measured = (
@@ -259,7 +261,9 @@ def _measured(
     return select(read.c.message_id, distances.label("distances")).cte("measured").prefix_with("materialized")
 
 
-def _matching(column: ColumnElement[Any], *, where: tuple[Condition, ...], include_deleted: bool) -> Select[Any]:
+def _matching(
+    column: ColumnElement[Any], *, where: tuple[Condition, ...], include_deleted: bool
+) -> Select[*tuple[Any, ...]]:
     return (
         select(Message.id.label("message_id"), column)
         .join(Context, Context.id == Message.context_id)
@@ -267,5 +271,5 @@ def _matching(column: ColumnElement[Any], *, where: tuple[Condition, ...], inclu
     )
 
 
-def _with_messages(nearest: FromClause, *columns: ColumnElement[Any]) -> Select[Any]:
+def _with_messages(nearest: FromClause, *columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
     return select(*columns, *message_columns()).join_from(nearest, Message, Message.id == nearest.c.message_id)

@@ -9,7 +9,7 @@ from contextkit.queries.columns import Condition, live, split_conditions
 from contextkit.queries.forks import select_families
 
 
-def select_message_partitions(count: int, *where: Condition, include_deleted: bool = False) -> Select[Any]:
+def select_message_partitions(count: int, *where: Condition, include_deleted: bool = False) -> Select[*tuple[Any, ...]]:
     """first_id and rows of at most so many partitions of the messages that `select_messages` gives, by id."""
     split_conditions(where)
     counted = (
@@ -21,14 +21,14 @@ def select_message_partitions(count: int, *where: Condition, include_deleted: bo
     return _at_quantiles(counted.subquery("counted"), count)
 
 
-def select_history_partitions(count: int, *where: Condition, include_deleted: bool = False) -> Select[Any]:
+def select_history_partitions(count: int, *where: Condition, include_deleted: bool = False) -> Select[*tuple[Any, ...]]:
     """first_id and rows of at most so many partitions of the histories of contexts, by id; rows are the most."""
     families = select_families(*where, include_deleted=include_deleted).order_by(None).subquery("families")
     counted = select(families.c.context_id, families.c.most_messages.label("rows"))
     return _at_quantiles(counted.subquery("counted"), count)
 
 
-def _at_quantiles(counted: Subquery, count: int) -> Select[Any]:
+def _at_quantiles(counted: Subquery, count: int) -> Select[*tuple[Any, ...]]:
     rows = cast(counted.c.rows, BigInteger)
     total = func.nullif(cast(func.sum(rows).over(), BigInteger), 0)
     # Where the middle of a context's rows lies, in halves of a row; at the very end it would be one too many.

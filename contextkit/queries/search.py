@@ -27,14 +27,14 @@ SEARCHED_CHARACTERS = 125_000
 compounds every letter is kept twice, and a letter has up to 4 bytes."""
 
 
-def select_languages() -> Select[Any]:
+def select_languages() -> Select[*tuple[Any, ...]]:
     """Names of the text search configurations, such as english."""
     known = table("pg_ts_config", column("oid"), column("cfgname"), schema="pg_catalog")
     visible = func.pg_ts_config_is_visible(known.c.oid)
     return select(cast(known.c.cfgname, Text)).where(visible).order_by(known.c.cfgname)
 
 
-def select_text_notes(text: str, *where: Condition, language: str) -> Select[Any]:
+def select_text_notes(text: str, *where: Condition, language: str) -> Select[*tuple[Any, ...]]:
     """One row: the number of words and operators that are searched for, and of contents longer than is searched."""
     split_conditions(where)
     longer = (
@@ -49,7 +49,7 @@ def select_text_notes(text: str, *where: Condition, language: str) -> Select[Any
     return select(func.numnode(_words(text, language)), longer.scalar_subquery())
 
 
-def select_text_matches(text: str, *where: Condition, k: int, language: str = "english") -> Select[Any]:
+def select_text_matches(text: str, *where: Condition, k: int, language: str = "english") -> Select[*tuple[Any, ...]]:
     """The k messages that match a text in the syntax of web searches, most relevant first.
 
     Relevance is cover density, ts_rank_cd: matches that stand close together count more; divided by 1 + the

@@ -68,6 +68,12 @@ def write_forest(url: str, *, contexts: int) -> None:
     write(url, rows, places)
 
 
+def write_chain(url: str, *, contexts: int) -> None:
+    """A chain of forks by reference, each of the one before, with two messages of their own."""
+    rows = [(c, c - 1 if c else None, 2 * c if c else None) for c in range(contexts)]
+    write(url, rows, ((c, 2 * c + number, 2 * c + number) for c in range(contexts) for number in (1, 2)))
+
+
 def write_lengths(url: str, *, lengths: Sequence[int], depth: int) -> list[str]:
     """Flat contexts of these lengths, and a chain of forks by reference as long as the last; their ids, tip last."""
     flat = [(c, version, version) for c, length in enumerate(lengths) for version in range(1, length + 1)]

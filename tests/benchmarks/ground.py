@@ -13,7 +13,7 @@ from sqlalchemy import Engine, make_url
 
 from contextkit import connect, upgrade
 from contextkit.server import EmbeddedServer
-from tests.benchmarks.data import write_forest, write_lengths, write_sample
+from tests.benchmarks.data import write_chain, write_forest, write_lengths, write_sample
 
 LENGTHS = (10, 1_000, 10_000)
 DEPTH = 100
@@ -40,6 +40,10 @@ class Ground:
     def forest(self, contexts: int) -> Database:
         """Contexts of three messages without embeddings, half of them forks by reference."""
         return self._database(f"forest{contexts}", lambda url: write_forest(url, contexts=contexts))
+
+    def chain(self, contexts: int) -> Database:
+        """Contexts of two messages, each a fork of the one before."""
+        return self._database(f"chain{contexts}", lambda url: write_chain(url, contexts=contexts))
 
     @cached_property
     def lengths(self) -> tuple[Database, list[str]]:
