@@ -3,29 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
 from pgvector import Vector
 from pgvector.sqlalchemy import VECTOR
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 from sqlalchemy import Dialect
 from sqlalchemy.types import UserDefinedType
 
+from contextkit.parameters import Binary
+
 REAL_OID = 700
-
-
-class Binary(bytes):
-    """A value as the server reads it, of whatever type it takes it for."""
-
-
-class _BinaryDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: Any) -> bytes:
-        return bytes(obj)
-
-
-psycopg.adapters.register_dumper(Binary, _BinaryDumper)
 
 
 class VectorType(VECTOR):

@@ -36,6 +36,11 @@ def tool_calls_df(engine: Engine, contexts: object) -> pd.DataFrame:
         NotFoundError: a context does not exist, or is deleted.
         LineageError: the parents of a context form a cycle.
         ValueError: an id is no UUID.
+
+    >>> calls = tool_calls_df(engine, contexts_df(engine)["context_id"])
+    >>> calls.loc[calls["status"] != "ok", ["tool_name", "status"]]
+              tool_name     status
+    20  reissue_invoice  no_result
     """
     history = history_df(engine, contexts)
     calls, results = paired(history)
@@ -117,6 +122,16 @@ def window_df(engine: Engine, context_id: str | UUID, budget: float, *, at_versi
         NotFoundError: the context does not exist, or is deleted.
         LineageError: the parents of the context form a cycle.
         ValueError: the budget is not positive, or not finite; `at_version` is negative; or the id is no UUID.
+
+    >>> context = contexts_df(engine)["context_id"][0]
+    >>> window = window_df(engine, context, 80)
+    >>> window[["position", "token_count", "running_total"]]
+       position  token_count  running_total
+    0        12           23             23
+    1        13           46             69
+    2        14            8             77
+    >>> window.attrs["messages_left_out"]
+    11
     """
     if not isinstance(context_id, str | UUID):
         raise TypeError(f"a window is of one context: pass one id, not {type(context_id).__name__}")

@@ -38,6 +38,16 @@ def diff_df(engine: Engine, left: str | UUID, right: str | UUID) -> pd.DataFrame
         NotFoundError: a context does not exist, or is deleted.
         LineageError: the parents of a context form a cycle.
         ValueError: an id is no UUID.
+
+    >>> parent, fork = contexts_df(engine, Context.name.startswith("postgres"))["context_id"][:2]
+    >>> difference = diff_df(engine, parent, fork)
+    >>> difference[["side", "turn", "role", "position"]].tail(3)
+        side  turn       role  position
+    7  right     3       user         6
+    8  right     3  assistant         7
+    9  right     4       user         8
+    >>> difference.attrs["parted_at"]
+    5
     """
     ids = [canonical_id(left), canonical_id(right)]
     history = with_turn(history_df(engine, ids))

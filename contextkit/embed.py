@@ -76,6 +76,10 @@ def embed_missing(
         DimensionError: the vectors, or those of the column, are not 1536 long. Nothing of that batch is written.
         ValueError: their number is not that of the texts, or they hold NaN or infinity; likewise.
         ReadOnlyError: the engine was opened for reading.
+
+    >>> done = embed_missing(engine, hashing_embedder())
+    >>> len(done), done.attrs["left"]
+    (48, 0)
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size is a whole number of at least 1, not {batch_size!r:.40}")

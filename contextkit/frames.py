@@ -74,6 +74,11 @@ def read_df(engine: Engine, statement: Executable) -> pd.DataFrame:
     Raises:
         SchemaError: tables or columns are missing.
         DatabaseUnavailableError: nothing answers.
+
+    >>> read_df(engine, select_messages(Message.role == "user").limit(2))[["version", "role", "token_count"]]
+       version  role  token_count
+    0        1  user           15
+    1        3  user            4
     """
     if not isinstance(statement, SelectBase | TextClause):
         raise TypeError(
@@ -94,6 +99,12 @@ def contexts_df(engine: Engine, *where: Condition, include_deleted: bool = False
     Returns:
         context_id, name, created_at, updated_at, message_count, total_tokens, latest_version, parent_id,
         fork_version, deleted_at.
+
+    >>> contexts_df(engine, Context.name.startswith("regex"))[["message_count", "latest_version", "fork_version"]]
+       message_count  latest_version  fork_version
+    0              6               6          <NA>
+    1              4               4             2
+    2              4               4          <NA>
     """
     frame = to_frame(fetch(engine, select_contexts(*where, include_deleted=include_deleted)))
     return _noted(frame, "contexts_df", where=len(where), include_deleted=include_deleted)
@@ -111,6 +122,12 @@ def forks_df(engine: Engine, *where: Condition, include_deleted: bool = False) -
         context_id, name, parent_id, fork_version, root_id, depth (0 at a root), written_by (root, reference,
         copy, renumbered), forks (children), and of the effective history length (messages), tokens, turns
         (user messages), first_at, last_at. In a cycle of parents root_id, depth and these are null.
+
+    >>> forks_df(engine, Context.name.startswith("travel"))[["depth", "written_by", "forks", "length"]]
+       depth written_by  forks  length
+    0      0       root      2       9
+    1      1       copy      0      11
+    2      1  reference      0       2
     """
     frame = to_frame(fetch(engine, select_forks(*where, include_deleted=include_deleted), bulk=True))
     return _noted(frame, "forks_df", where=len(where), include_deleted=include_deleted)
@@ -136,6 +153,13 @@ def messages_df(
     Returns:
         message_id, context_id, version, created_at, role, content, tool_call_id, tool_name, token_count, model,
         deleted_at, and embedding on request.
+
+    >>> messages_df(engine, Message.tool_name.startswith("container"))[["version", "role", "tool_name"]]
+       version       role         tool_name
+    0        2  assistant   container_stats
+    1        3  assistant  container_events
+    2        4       tool   container_stats
+    3        5       tool  container_events
     """
     connections = positive("connections", connections)
     statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
@@ -219,6 +243,13 @@ def history_df(
         NotFoundError: a context does not exist, or is deleted.
         LineageError: the parents of a context form a cycle.
         ValueError: `at_version` is negative, `as_of` has no time zone, or an id is no UUID.
+
+    >>> fork = contexts_df(engine, Context.name.endswith("with named groups"))["context_id"]
+    >>> history_df(engine, fork)[["position", "version", "role", "inherited"]].head(3)
+       position  version       role  inherited
+    0         1        1       user       True
+    1         2        2  assistant       True
+    2         3        1       user      False
     """
     ids = canonical_ids(contexts)
     frame = stored_histories(engine, ids, at_version, as_of, embeddings=embeddings, include_deleted=include_deleted)

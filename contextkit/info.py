@@ -30,6 +30,12 @@ def info(engine: Engine) -> pd.Series:
 
     Raises:
         DatabaseUnavailableError: nothing answers.
+
+    >>> info(engine)[["schema", "contexts", "messages"]]
+    schema      current
+    contexts         55
+    messages        369
+    dtype: object
     """
     settings = settings_of(engine)
     status = schema_status(engine)

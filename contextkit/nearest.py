@@ -61,6 +61,12 @@ def nearest(frame: pd.DataFrame, query: object, *, k: int = 10, distance: Distan
         NotFoundError: no row of the frame has an id.
         ValueError: the frame has no embeddings; a vector holds NaN, infinity or what float32 cannot measure, or
             only zeros under cosine; a message has no embedding; an argument is out of range.
+
+    >>> messages = messages_df(engine, Message.embedding.is_not(None), embeddings=True)
+    >>> nearest(messages, messages["message_id"][0], k=2)[["rank", "distance", "content"]].round(2)
+       rank  distance                                            content
+    0     1      0.28   Will it find 31.4.2026? That day does not exist.
+    1     2      0.30  Limit month and day, and stop it from matching...
     """
     check_terms(k, distance)
     corpus = _corpus(frame, distance)

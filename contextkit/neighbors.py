@@ -61,6 +61,13 @@ def neighbors_df(
         SchemaError: mode is index, and there is none for the distance.
         ValueError: a vector holds NaN, infinity or what float32 cannot measure, or only zeros under cosine; a
             message has no embedding; an argument is out of range.
+
+    >>> question = messages_df(engine, Message.content.contains("crontab"))["message_id"][0]
+    >>> neighbors_df(engine, question, k=3)[["rank", "distance", "content"]].round(2)
+       rank  distance                                            content
+    0     1      0.28  I get such a file every Monday. Could I conver...
+    1     2      0.29  Next file, next problem: "line 1: unknown colu...
+    2     3      0.30  I get such a file every Monday. Could I conver...
     """
     _check(k, distance, mode, ef_search, max_distance)
     terms = Terms(where, int(k), distance, include_deleted)

@@ -51,6 +51,14 @@ def preferences_df(engine: Engine, *where: Condition) -> pd.DataFrame:
 
     Raises:
         LineageError: the parents of a context form a cycle.
+
+    >>> pairs = preferences_df(engine)
+    >>> pairs[["model_1", "model_2", "preferred"]]
+           model_1      model_2  preferred
+    0  atlas-large     birch-7b       <NA>
+    1   cedar-code  atlas-large       <NA>
+    >>> [message["role"] for message in pairs["prompt"][0]]
+    ['system', 'user', 'assistant', 'tool', 'assistant', 'user']
     """
     families = families_df(engine, *where)
     rows: list[dict[str, Any]] = []

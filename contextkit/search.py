@@ -83,6 +83,12 @@ def search_df(
         ValueError: the text is blank or holds a NUL, the language or mode does not exist, no embedder is given
             where one is needed, or its vector is all zero.
         DimensionError: the embedder's vector is not 1536 long.
+
+    >>> search_df(engine, "password -locked", k=3)[["rank", "role", "content"]]
+       rank       role                                            content
+    0     1  assistant  {"account_id": 20417, "resend": "password_reset"}
+    1     2       tool  {"cleared": true, "sent": "password_reset", "e...
+    2     3       user  The password reset link tells me it has expire...
     """
     check_terms(k, "cosine")
     _check_asked(text, mode, embedder)

@@ -31,6 +31,7 @@ from urllib.parse import quote
 
 from contextkit import watcher
 from contextkit.errors import DatabaseUnavailableError, MissingExtraError
+from contextkit.secret import Secret
 
 if TYPE_CHECKING:
     import pwd
@@ -50,6 +51,11 @@ RETRIES = (
     4.0,
 )  # pauses after a failed start; backends of a killed server end meanwhile
 ACCOUNTS = ("postgres", "nobody")
+NEEDED = (
+    *("COMSPEC", "DYLD_", "HOME", "LANG", "LC_", "LD_", "PATH", "PYTHON", "SYSTEM"),
+    *("TEMP", "TMP", "TZ", "USERPROFILE", "WINDIR"),
+)
+"""How the variables begin that Python and PostgreSQL need."""
 SETTINGS = {
     "jit": "off",
     "random_page_cost": "1.1",  # as on any solid-state disk; else ordered reads sort what an index has in order
@@ -194,7 +200,7 @@ class EmbeddedServer:
             return False
         # A ping tells a full server, which is alive, from a recovering one; a failed connect has no SQLSTATE.
         # The empty hostaddr keeps PGHOSTADDR from leading to another server.
-        address = f"{self.url}{'?' if TCP else '&'}hostaddr=&connect_timeout=5"
+        address = Secret(f"{self.url}{'?' if TCP else '&'}hostaddr=&connect_timeout=5")
         ping = pq.Ping(pq.PGconn.ping(address.encode()))
         if ping is pq.Ping.NO_ATTEMPT:
             raise DatabaseUnavailableError("a PG variable of the environment prevents any connection; unset it")
@@ -384,7 +390,8 @@ def _is_root() -> bool:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    # Not all of it: another account may run the server, and whoever asks as its superuser reads what it was given.
+    kept = {name: value for name, value in os.environ.items() if name.upper().startswith(NEEDED)}
     return kept | {"LC_ALL": "C"}
 
 

@@ -51,6 +51,13 @@ def fork_context(engine: Engine, context_id: str, at_version: int | None = None,
     Raises:
         NotFoundError: the parent does not exist, or is deleted.
         ValueError: the parent's history ends before `at_version`.
+
+    >>> parent = contexts_df(engine)["context_id"][0]
+    >>> fork = fork_context(engine, parent, at_version=2)
+    >>> history_df(engine, fork)[["version", "role", "inherited"]]
+       version    role  inherited
+    0        1  system       True
+    1        2    user       True
     """
     if at_version is not None and (isinstance(at_version, bool) or not isinstance(at_version, int | np.integer)):
         raise TypeError(f"at_version is a whole number, not {at_version!r:.40}")
@@ -84,6 +91,11 @@ def append_messages(
         NotFoundError: the context does not exist, or is deleted.
         DimensionError: an embedding has another length.
         ValueError: a field is unknown, missing or holds what cannot be stored. Nothing is written then.
+
+    >>> context = add_context(engine, "greetings")
+    >>> append_messages(engine, context, [{"role": "user", "content": "Hi"}])[["version", "role", "content"]]
+       version  role content
+    0        1  user      Hi
     """
     rows = [_checked(message, place) for place, message in enumerate(_records(messages))]
     with _transaction(engine) as connection:

@@ -1,5 +1,7 @@
 """Vectors sent in binary arrive as they are."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,12 @@ def test_a_vector_of_any_form_arrives_to_the_last_bit(shared: Engine, form: Any)
     text = read(shared, form(NUMBERS), VectorType())
     assert text is not None
     assert np.array(text.strip("[]").split(","), np.float32).tolist() == NUMBERS.tolist()
+
+
+def test_an_engine_that_is_made_before_anything_else_is_imported_sends_vectors_too(database_url: str) -> None:
+    program = "import sys, contextkit as ck; print(ck.load_sample(ck.connect(sys.argv[1], write=True)))"
+    done = subprocess.run([sys.executable, "-c", program, database_url], capture_output=True, text=True, check=False)
+    assert int(done.stdout or 0) > 50, done.stderr
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])

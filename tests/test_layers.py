@@ -13,11 +13,13 @@ import contextkit
 PACKAGE = Path(contextkit.__file__).parent
 ORDER = [
     "errors",
+    "secret",
     "extras",
     "visible",
     "interrupts",
     "watcher",
     "server",
+    "parameters",
     "binary",
     "models",
     "connection",

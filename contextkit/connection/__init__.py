@@ -10,10 +10,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 
+import contextkit.parameters  # noqa: F401  # each engine copies what psycopg knows of types
 from contextkit.connection.driver import (
     READ_ONLY,
     CommitLostError,
@@ -26,8 +27,18 @@ from contextkit.connection.driver import (
 )
 from contextkit.connection.pool import IdleCloser, Pool
 from contextkit.connection.silence import Silence, SilentError, WatchedConnection
-from contextkit.connection.url import KNOWN_PARAMETERS, check_pooled, given_url, is_pooled, prepared
+from contextkit.connection.url import (
+    KNOWN_PARAMETERS,
+    Secrets,
+    check_pooled,
+    found_url,
+    is_pooled,
+    parsed,
+    prepared,
+    sealed,
+)
 from contextkit.errors import ContextkitError, DatabaseUnavailableError, ReadOnlyError
+from contextkit.secret import Secret, without_history
 from contextkit.server import EmbeddedServer
 
 __all__ = [
@@ -39,7 +50,7 @@ __all__ = [
     "direct_engine",
     "engine_at",
     "explain",
-    "given_url",
+    "found_url",
     "is_pooled",
     "libpq_uri",
     "separate_engine",
@@ -62,7 +73,7 @@ class Settings:
     connect_timeout: float
     statement_timeout: float | None
     server: EmbeddedServer | None = field(default=None, repr=False)
-    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    secrets: Secrets = field(default=(), repr=False)
 
     @property
     def limit_statements(self) -> str | None:
@@ -116,12 +127,13 @@ def connect(
         ValueError: the URL cannot be read or is not PostgreSQL's, or a number is out of range.
         DatabaseUnavailableError: the embedded server will not start.
     """
+    url = found_url() if url is None else sealed(url)  # from here on no traceback's locals show it
     _check_numbers(pool_size, idle_timeout, connect_timeout, statement_timeout)
-    given = given_url(url)
-    server = None if given else EmbeddedServer()
+    server = None if url else EmbeddedServer()
     if server is not None:
         server.join()
-    target, secrets = prepared(given or make_url(server.url))  # type: ignore[union-attr]
+        url = Secret(server.url)
+    target, secrets = prepared(parsed(url))
     check_pooled(target, required=require_pooled or bool(os.environ.get("VERCEL")))
     settings = Settings(write, pool_size, idle_timeout, connect_timeout, statement_timeout, server, secrets)
     return engine_at(target, settings)
@@ -138,7 +150,7 @@ def silence_of(connection: Connection) -> Silence | None:
     return driver.silence() if isinstance(driver, WatchedConnection) else None
 
 
-def libpq_uri(engine: Engine) -> str:
+def libpq_uri(engine: Engine) -> Secret:
     """Give the URI, password included, that libpq opens the same database with."""
     settings = settings_of(engine)
     if settings is None:
@@ -147,7 +159,7 @@ def libpq_uri(engine: Engine) -> str:
     parameters = {key: value for key, value in given.items() if key in KNOWN_PARAMETERS}
     parameters |= _libpq_defaults(engine.url, settings)
     # All as parameters and all percent-encoded: libpq reads neither a space nor a plus for one.
-    return f"postgresql:///?{urlencode(parameters, quote_via=quote)}"
+    return Secret(f"postgresql:///?{urlencode(parameters, quote_via=quote)}")
 
 
 def check_writable(engine: Engine) -> None:
@@ -212,7 +224,10 @@ def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
         "keepalives_interval": seconds,
         "tcp_user_timeout": 1000 * seconds,
     }
-    given = {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
+    secrets = dict(settings.secrets)
+    if url.password is not None:
+        secrets["password"] = Secret(url.password)
+    given = {key: value for key, value in defaults.items() if key not in url.query} | secrets
     # Whatever the URL, the role or the database prefer: in bulk SQL is sent as UTF-8, which in another encoding
     # could end a literal; and of SQL_ASCII psycopg gives bytes.
     return given | {"client_encoding": "UTF8"}
@@ -244,10 +259,15 @@ def _listen(engine: Engine, settings: Settings) -> None:
 
     @event.listens_for(engine, "do_connect")
     def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> WatchedConnection:
-        opened = _opened(engine.url, settings.server, args, params)
-        seconds = float(params["connect_timeout"])  # of which libpq takes 0 and less for endless
-        opened.watch(seconds if seconds > 0 else settings.connect_timeout, settings.statement_timeout)
-        return opened
+        try:
+            opened = _opened(engine.url, settings.server, args, params)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failed = error
+        else:
+            seconds = float(params["connect_timeout"])  # of which libpq takes 0 and less for endless
+            opened.watch(seconds if seconds > 0 else settings.connect_timeout, settings.statement_timeout)
+            return opened
+        raise without_history(failed)
 
     @event.listens_for(engine, "checkout")
     def start_afresh(connection: Any, record: Any, _fairy: Any) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-from contextkit.connection import connect, given_url
+from contextkit.connection import connect, found_url
 from contextkit.extras import needed
 
 
@@ -22,8 +22,7 @@ def serve(port: int | None = None) -> None:
     needed("voila", "studio")
     from contextkit.studio.server import run
 
-    url = given_url(None)
-    os.environ["DATABASE_URL"] = "" if url is None else url.render_as_string(hide_password=False)
+    os.environ["DATABASE_URL"] = found_url()
     engine = connect()
     try:
         with engine.connect():

@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from contextkit import load_sample
 from tests.conftest import fresh_engine
 from tests.hostile import MARK
+from tests.secret_texts import PASSWORD
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright  # noqa: E402 # skipped without
@@ -156,7 +157,7 @@ def studio(database: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (kernel / "kernel.json").write_text('{"argv": ["false"], "display_name": "another", "language": "python"}')
     environment = os.environ | {
         "BROWSER": "true",
-        "DATABASE_URL": database.url.render_as_string(hide_password=False),
+        "DATABASE_URL": database.url.set(password=PASSWORD).render_as_string(hide_password=False),
         "JUPYTER_PATH": str(data),
         "JUPYTER_RUNTIME_DIR": str(runtime),
         "TMPDIR": str(runtime),

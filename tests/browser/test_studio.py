@@ -12,6 +12,7 @@ from playwright.sync_api import Browser
 from sqlalchemy import Engine
 
 from tests.browser.conftest import Studio, Watched, watch
+from tests.secret_texts import PASSWORD_SHOWN
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ def test_no_list_of_processes_has_its_token_or_the_database(studio: Studio, data
     assert "ipykernel" in words
     assert token not in words
     assert str(database.url.database) not in words
+    assert not PASSWORD_SHOWN.search(words)
     (page,) = studio.runtime.glob("contextkit-*.html")
     assert token in page.read_text()
     assert page.stat().st_mode & 0o077 == 0
