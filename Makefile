@@ -19,7 +19,7 @@ help:
 	@echo 'make axe     fetch axe-core from npm, which checks accessibility in the tests'
 	@echo 'make bench   measure against other ways, for a quarter of an hour'
 	@echo 'make bench-neighbors   the same of searches by an index under conditions'
-	@echo 'make soak    the tests on random data, for long'
+	@echo 'make soak    the tests on random data, of many writers at once, and of all through PgBouncer, for long'
 	@echo 'make package  build, install and try the wheel and the sdist on each Python that is here'
 
 demo: $(INSTALLED)
@@ -62,8 +62,12 @@ bench: $(INSTALLED) $(PEERS)
 bench-neighbors: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks.neighbors
 
+# Another PgBouncer than the installed one: make CONTEXTKIT_TEST_POOLER=/path/to/pgbouncer soak
 soak: $(INSTALLED)
-	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m hypothesis
+	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m 'hypothesis or soak'
+	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} $(BIN)/pytest -q tests/test_concurrency.py
+	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} CONTEXTKIT_TEST_POOLER=$${CONTEXTKIT_TEST_POOLER:-pgbouncer} \
+	$(BIN)/pytest -q -n 3 --dist loadfile
 
 package: $(INSTALLED)
 	@$(BIN)/python -m tests.packaging

@@ -1,24 +1,17 @@
 """Run a statement and get its columns in Arrow: in bulk over ADBC when rows are many, else on the engine's pool."""
 
 import json
-import threading
 from binascii import hexlify
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
-import adbc_driver_postgresql
 import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from adbc_driver_manager import AdbcConnection
-from adbc_driver_manager import Error as BulkError
-from adbc_driver_manager.dbapi import Connection as BulkConnection
 from adbc_driver_postgresql import StatementOptions
 from numpy.typing import NDArray
 from pgvector import Vector
@@ -26,8 +19,9 @@ from pgvector.sqlalchemy import VECTOR
 from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, Executable, event, text
 
-from contextkit.connection import explain, libpq_uri, settings_of, translated_errors
-from contextkit.interrupts import interruptible
+from contextkit.bulk import Bulk, bulk_in_place_of, forget_types
+from contextkit.connection import settings_of, translated_errors
+from contextkit.interrupts import beside
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.plans import expected_rows
@@ -101,9 +95,8 @@ def fetch(
             rows = 0 if sql is None or (bulk and weight == 1) else expected_rows(connection, sql)
             if sql is None or (bulk is None and rows * weight < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
-            # The bulk connection takes this one's place in the pool, so that there are never more than its size.
-            connection.invalidate()
-            columns = _fetch_bulk(engine, sql, rows)
+            reading = bulk_in_place_of(connection)
+            columns = reading.run(partial(_fetch_bulk, reading, sql, rows))
         return _fetch_pooled(engine, statement, parameters) if columns is None else columns
 
 
@@ -184,78 +177,24 @@ def _length(declared: int | None) -> int:
 # In bulk
 
 
-class _KeptDatabase:
-    """ADBC's handle on a database: keeps no connection, but took 35 ms to learn the server's types.
-
-    ADBC's connections close the handle that they are given, so this one is opened anew only when asked.
-    """
-
-    def __init__(self, uri: str) -> None:
-        """Connect once, for the types."""
-        self.handle = adbc_driver_postgresql.connect(uri)
-
-    def close(self) -> None:
-        """Stay open: the next connection uses it."""
-
-
-_databases: WeakKeyDictionary[Engine, _KeptDatabase] = WeakKeyDictionary()
-_databases_lock = threading.Lock()
-
-
-def _database(engine: Engine) -> _KeptDatabase:
-    with _databases_lock:
-        if engine not in _databases:
-            _databases[engine] = _KeptDatabase(libpq_uri(engine))
-        return _databases[engine]
-
-
-@contextmanager
-def bulk_cursor(engine: Engine) -> Iterator[Any]:
-    """A cursor in one read-only transaction on a connection of its own, closed however it ends.
-
-    Explicitly in a transaction: in autocommit, behind a transaction pooler, ADBC reads other clients' rows.
-    """
-    settings = settings_of(engine)
-    assert settings is not None  # noqa: S101 - fetch asks for engines of connect only
-    try:
-        database = _database(engine)
-        connection = BulkConnection(cast(Any, database), AdbcConnection(database.handle))
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("set transaction read only")
-                if settings.limit_statements:
-                    cursor.execute(settings.limit_statements)
-                try:
-                    yield cursor
-                except (OSError, pa.ArrowException) as error:
-                    # Of a row that fails pyarrow has the server's text only; ADBC has kept the SQLSTATE.
-                    if str(error).startswith("[libpq]"):
-                        cast(Any, cursor)._results.reader._helper.check_error(error)
-                    raise
-        finally:
-            connection.close()
-    except BulkError as error:
-        raise explain(error) from None
-
-
-def _fetch_bulk(engine: Engine, sql: str, rows: int) -> list[Column] | None:
+def _fetch_bulk(bulk: Bulk, sql: str, rows: int) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
-    with bulk_cursor(engine) as cursor:
-        return interruptible(lambda: execute_bulk(engine, cursor, sql, rows), cursor.adbc_cancel)
+    with bulk.cursor() as cursor:
+        return execute_bulk(bulk, cursor, sql, rows)
 
 
 def execute_bulk(
-    engine: Engine, cursor: Any, sql: str, rows: int, matrix: NDArray[np.float32] | None = None
+    bulk: Bulk, cursor: Any, sql: str, rows: int, matrix: NDArray[np.float32] | None = None
 ) -> list[Column] | None:
     """Columns of a query, vectors in the matrix given for them, or None if only the pool reads or refuses one."""
     cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
+    bulk.heard()
     cursor.execute(sql)
     reader = cursor.fetch_record_batch()
-    types = [_type_name(field) for field in reader.schema]
-    if not all(kind in BULK_TYPES for kind in types):
-        _databases.pop(engine, None)  # types made since would stay unknown
+    if not all(_type_name(field) in BULK_TYPES for field in reader.schema):
+        forget_types(bulk.engine)
         return None
-    columns = _read(cursor, reader, types, lambda: VectorColumn(rows, matrix))
+    columns = _read(bulk, cursor, reader, lambda: VectorColumn(rows, matrix))
     return columns if all(_is_told(column.values) for column in columns) else None
 
 
@@ -264,14 +203,17 @@ def _type_name(field: pa.Field) -> str:
 
 
 def _read(
-    cursor: Any, reader: pa.RecordBatchReader, types: list[str], vector_column: Callable[[], VectorColumn]
+    bulk: Bulk, cursor: Any, reader: pa.RecordBatchReader, vector_column: Callable[[], VectorColumn]
 ) -> list[Column]:
+    types = [_type_name(field) for field in reader.schema]
     vectors = {place: vector_column() for place, kind in enumerate(types) if kind == "vector"}
     chunks: list[list[pa.Array]] = [[] for _ in types]
-    with ThreadPoolExecutor(1) as ahead:  # reads a batch while one is decoded, so that the server need not wait
-        following = ahead.submit(next, reader, None)
+    read = partial(next, reader, None)
+    with beside() as begin:  # a batch is read while one is decoded, so that the server need not wait
+        following = begin(read)
         while (batch := following.result()) is not None:
-            following = ahead.submit(next, reader, None)
+            bulk.heard()
+            following = begin(read)
             for place, array in enumerate(batch.columns):
                 if place in vectors:
                     vectors[place].add_binary(array.storage)

@@ -49,10 +49,10 @@ def create_index(
     the build on the server, too, and removes what there is of it. If its client is killed the server goes on
     building: the next call waits for that, or removes what is left of it and builds anew.
 
-    The build has connections of its own, past Neon's pooler. Another transaction pooler cannot carry it: there,
-    give the server's own URL. It may use the memory that the graph takes, about 7 kB per message, 4 kB with
-    halfvec; but no more than 2 GB, or 8 times the server's shared_buffers, unless the server's own
-    maintenance_work_mem is more. What does not fit is built more slowly.
+    The build has connections of its own, past Neon's pooler. It may use the memory that the graph takes, about
+    7 kB per message, 4 kB with halfvec; but no more than 2 GB, or 8 times the server's shared_buffers, unless the
+    server's own maintenance_work_mem is more. What does not fit is built more slowly. Through another pooler it gets
+    the server's own memory and timeouts only, and warns of that; the server's own URL leads past it.
 
     Args:
         engine: from `connect(write=True)`.
@@ -175,6 +175,13 @@ def _build(work: Work, distance: Distance, *, halfvec: bool, m: int, ef_construc
     if work.connection.execute(select_ground(name)).one().taken:
         raise SchemaError(f"{name} is the name of something else in this database; rename or drop that first")
     means = work.connection.execute(select_means()).one()
+    if not work.keeps_settings:
+        warnings.warn(
+            "a pooler keeps no settings for a build, which has to do with the server's own memory, workers and "
+            "timeouts; the server's own URL gives it more",
+            ContextkitWarning,
+            stacklevel=3,
+        )
     work.set("maintenance_work_mem", f"{_memory(means, halfvec=halfvec, m=m) >> 10}kB")
     create = create_sql(distance, halfvec=halfvec, m=m, ef_construction=ef_construction)
     with work.undone_by(drop_rest):

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
@@ -14,9 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select
 
-from contextkit.arrow import Column, bulk_cursor, execute_bulk, fetch
+from contextkit.arrow import Column, execute_bulk, fetch
+from contextkit.bulk import bulk_in_place_of
 from contextkit.connection import settings_of, translated_errors
-from contextkit.interrupts import interruptible
+from contextkit.interrupts import start
 from contextkit.literals import literal_sql
 from contextkit.models import Message
 from contextkit.partitions import Partition, partitions_of
@@ -51,9 +52,9 @@ def fetch_parallel(
             f"open it with connect(pool_size={connections})"
         )
     with translated_errors():
-        with _places(engine, connections) as connection:
-            reading = _Reading(connection, statement)
-            columns = interruptible(lambda: reading.columns(partitions), reading.cancel)
+        with _places(engine, connections) as places:
+            reading = _Reading(places, statement)
+            columns = reading.bulk.run(partial(reading.columns, partitions))
         return fetch(engine, statement, bulk=False) if columns is None else columns
 
 
@@ -61,32 +62,24 @@ _taking: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
 
 
 @contextmanager
-def _places(engine: Engine, count: int) -> Iterator[Connection]:
-    """Hold so many places of the pool, whose own connections are closed.
+def _places(engine: Engine, count: int) -> Iterator[list[Connection]]:
+    """Hold so many places of the pool.
 
     Taken one reader after the other, so that two never wait for each other's.
     """
     with ExitStack() as stack:
         with _taking.setdefault(engine, threading.Lock()):
             taken = [stack.enter_context(engine.connect()) for _ in range(count)]
-        for connection in taken:
-            connection.invalidate()
-        yield taken[0]
+        yield taken
 
 
 class _Reading:
-    """Cursors on one snapshot, and what cancels all of them."""
+    """Cursors on one snapshot."""
 
-    def __init__(self, connection: Connection, statement: Select[*tuple[Any, ...]]) -> None:
-        self._connection = connection
+    def __init__(self, places: list[Connection], statement: Select[*tuple[Any, ...]]) -> None:
+        self.bulk = bulk_in_place_of(*places)
+        self._connection = places[0]
         self._statement = statement
-        self._running: list[Any] = []
-        self._lock = threading.Lock()
-
-    def cancel(self) -> None:
-        with self._lock:  # so that none is closed meanwhile
-            for cursor in self._running:
-                cursor.adbc_cancel()
 
     def columns(self, partitions: Select[*tuple[Any, ...]]) -> Columns:
         """Columns of the statement, or None if bulk does not read them."""
@@ -102,22 +95,16 @@ class _Reading:
             first, *others = zip(parts, slices, strict=True)
             tasks = [partial(self._read, cursor, *first)]
             tasks += [partial(self._read_beside, snapshot, *other) for other in others]
-            read = _at_once(tasks, self.cancel)
+            read = _at_once(tasks, self.bulk.cancel)
         return _joined(read, parts, matrix)
 
     @contextmanager
     def _cursor(self, snapshot: str | None = None) -> Iterator[Any]:
-        with bulk_cursor(self._connection.engine) as cursor:
-            with self._lock:
-                self._running.append(cursor)
-            try:
-                cursor.execute("set transaction isolation level repeatable read")
-                if snapshot is not None:
-                    cursor.execute(f"set transaction snapshot '{snapshot}'")
-                yield cursor
-            finally:
-                with self._lock:
-                    self._running.remove(cursor)
+        with self.bulk.cursor() as cursor:
+            cursor.execute("set transaction isolation level repeatable read")
+            if snapshot is not None:
+                cursor.execute(f"set transaction snapshot '{snapshot}'")
+            yield cursor
 
     def _matrix(self, cursor: Any, rows: int) -> Matrix | None:
         """Room for all embeddings, if there are any and their length is declared."""
@@ -132,7 +119,7 @@ class _Reading:
 
     def _read(self, cursor: Any, part: Partition, target: Matrix | None) -> Columns:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
-        return None if sql is None else execute_bulk(self._connection.engine, cursor, sql, part.rows, target)
+        return None if sql is None else execute_bulk(self.bulk, cursor, sql, part.rows, target)
 
     def _sql(self, statement: Select[*tuple[Any, ...]]) -> str | None:
         return literal_sql(self._connection, statement)
@@ -146,15 +133,15 @@ def _rows(cursor: Any, sql: str) -> list[Any]:
 
 def _at_once(tasks: Sequence[Callable[[], _Result]], cancel: Callable[[], None]) -> list[_Result]:
     """Results of tasks, each in a thread; when one fails the others are cancelled, and have ended."""
-    with ThreadPoolExecutor(len(tasks)) as executor:
-        futures = [executor.submit(task) for task in tasks]
-        try:
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        finally:
-            while wait(futures, timeout=0.1).not_done:
-                cancel()
-        return [future.result() for future in futures]
+    futures: list[Future[_Result]] = []
+    try:
+        futures += (start(task, Future()) for task in tasks)
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()
+    finally:
+        while wait(futures, timeout=0.1).not_done:
+            cancel()
+    return [future.result() for future in futures]
 
 
 def _joined(read: list[Columns], parts: list[Partition], matrix: Matrix | None) -> Columns:

@@ -14,7 +14,7 @@ _informed: WeakSet[Engine] = WeakSet()
 
 
 def expected_rows(connection: Connection, sql: str) -> int:
-    """How many rows the planner expects, many if it has no statistics of the messages yet.
+    """How many rows the planner expects, many if it has no statistics of contexts and messages yet.
 
     Right after an import, until the server analyzes the tables by itself, it expects one row of every condition.
     """

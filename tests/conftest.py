@@ -1,4 +1,8 @@
-"""One embedded server for the whole run; each test has a database of its own on it."""
+"""One embedded server for the whole run; each test has a database of its own on it.
+
+With CONTEXTKIT_TEST_POOLER, a program such as pgbouncer, that runs in front of the server and tests go through it;
+those marked `direct`, with a reason, do not.
+"""
 
 import os
 import shutil
@@ -6,6 +10,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -14,9 +19,18 @@ from sqlalchemy import Engine, make_url
 
 from contextkit import connect, upgrade
 from contextkit.server import EmbeddedServer
+from tests.pooler import Pooler, running_pooler
+
+POOLERS: dict[str, Pooler] = {}
+"""The pooler in front of a server, by the server's URL."""
 
 # Shells let what runs in the background ignore interrupts, and some tests send one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CONTEXTKIT_TEST_POOLER"):
+        config.addinivalue_line("filterwarnings", "ignore:a pooler keeps no settings")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,7 +52,10 @@ def server_url(home: Path) -> Iterator[str]:
     with psycopg.connect(server.url, autocommit=True) as connection:  # nothing here outlives the run
         connection.execute("alter system set fsync = off")
         connection.execute("select pg_reload_conf()")
-    yield server.url
+    with ExitStack() as stack:
+        if os.environ.get("CONTEXTKIT_TEST_POOLER"):
+            POOLERS[server.url] = stack.enter_context(running_pooler(server.url))
+        yield server.url
     server.leave()
 
 
@@ -47,7 +64,8 @@ def migrated(server_url: str) -> str:
     """Name of a migrated database that others are copied from."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute("create database migrated")
-    upgrade_once(_database_url(server_url, "migrated"))
+    # Past a pooler, whose idle connections would keep it from being copied.
+    upgrade_once(database_at(server_url, "migrated", direct=True))
     return "migrated"
 
 
@@ -57,27 +75,33 @@ def upgrade_once(url: str) -> None:
     engine.dispose()
 
 
-def _database_url(server_url: str, name: str) -> str:
-    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+def database_at(server_url: str, name: str, *, direct: bool = False) -> str:
+    """URL of a database, through the pooler if there is one."""
+    url = make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    return url if direct or server_url not in POOLERS else POOLERS[server_url].url(url)
 
 
 @pytest.fixture
-def empty_url(server_url: str) -> Iterator[str]:
+def empty_url(server_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a database without tables."""
-    yield from _fresh(server_url, "template1")
+    yield from _fresh(server_url, "template1", direct=_is_direct(request))
 
 
 @pytest.fixture
-def database_url(server_url: str, migrated: str) -> Iterator[str]:
+def database_url(server_url: str, migrated: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a migrated database without rows."""
-    yield from _fresh(server_url, migrated)
+    yield from _fresh(server_url, migrated, direct=_is_direct(request))
 
 
-def _fresh(server_url: str, template: str) -> Iterator[str]:
+def _is_direct(request: pytest.FixtureRequest) -> bool:
+    return request.node.get_closest_marker("direct") is not None
+
+
+def _fresh(server_url: str, template: str, *, direct: bool = False) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"create database {name} template {template} strategy file_copy")
-        yield _database_url(server_url, name)
+        yield database_at(server_url, name, direct=direct)
         connection.execute(f"drop database {name} with (force)")
 
 

@@ -117,7 +117,7 @@ class Forest:
 
     def write(self, url: str) -> None:
         """Replace everything in a database by this forest."""
-        with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        with psycopg.connect(url, prepare_threshold=None) as connection, connection.cursor() as cursor:
             cursor.execute("delete from messages")
             cursor.execute("delete from contexts")
             cursor.executemany(

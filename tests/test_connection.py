@@ -56,8 +56,10 @@ from contextkit.connection import (
     settings_of,
     translated_errors,
 )
+from contextkit.connection.silence import WatchedConnection
 from contextkit.server import EmbeddedServer
 from contextkit.watcher import postmaster
+from tests.conftest import database_at
 
 ODD_PASSWORD = "secret @:/?#[]%&=+'\"\\ é$x"
 NEON = "ep-cool-name-123456.eu-central-1.aws.neon.tech"
@@ -80,7 +82,7 @@ def shared_url(server_url: str, migrated: str) -> str:
     """URL of a migrated database in which no test leaves anything."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"create database shared template {migrated}")
-        url = make_url(server_url).set(database="shared").render_as_string(hide_password=False)
+        url = database_at(server_url, "shared")
         with psycopg.connect(url) as inside:
             inside.execute("create sequence numbers")
             inside.execute("create table unique_texts (content text primary key)")
@@ -354,7 +356,7 @@ def test_other_secrets_of_a_url_are_out_of_sight_and_still_used(monkeypatch: pyt
         handed.update(arguments)
         raise psycopg.OperationalError("connection failed: no")
 
-    monkeypatch.setattr(psycopg, "connect", refuse)
+    monkeypatch.setattr(WatchedConnection, "connect", refuse)
     with pytest.raises(DatabaseUnavailableError):
         engine.connect()
     assert handed["sslpassword"] == handed["oauth_client_secret"] == "secret"
@@ -671,6 +673,7 @@ def test_a_connection_more_is_waited_for_and_then_refused(
         assert len(waiting.result()) == 0
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_all_connections_are_closed_some_time_after_the_last_was_given_back(
     database_url: str, admin: Admin, engines: list[Engine]
 ) -> None:
@@ -685,6 +688,7 @@ def test_all_connections_are_closed_some_time_after_the_last_was_given_back(
         assert until(lambda: timers() == [])
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_no_connection_is_closed_while_one_is_in_use(database_url: str, admin: Admin, engines: list[Engine]) -> None:
     engines.append(connect(database_url, idle_timeout=0.1))
     with engines[0].connect() as connection:
@@ -775,6 +779,7 @@ def test_a_connection_can_be_given_back_while_the_interpreter_ends(
     assert until(lambda: engines[0].pool.checkedin() == 0)  # type: ignore[attr-defined]
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_a_cursor_left_open_holds_its_connection_until_it_is_closed(
     database_url: str, admin: Admin, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -810,6 +815,7 @@ def test_disposing_ends_connections_threads_and_the_hold_on_the_server(home: Pat
         assert until(lambda: connection.execute(query).fetchone() == (0,))
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_a_connection_in_use_while_its_engine_is_disposed_of_works_on_and_closes_when_given_back(
     database_url: str, admin: Admin, engines: list[Engine]
 ) -> None:
@@ -846,6 +852,7 @@ def test_an_embedded_server_that_was_killed_is_started_again_by_the_next_use(
     engine.dispose()
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_a_forked_child_has_connections_of_its_own(database_url: str, admin: Admin) -> None:
     code = """
         import threading
@@ -885,6 +892,13 @@ def test_a_forked_child_has_connections_of_its_own(database_url: str, admin: Adm
     assert process.returncode == 0
 
 
+def test_both_drivers_give_up_a_network_that_is_gone() -> None:
+    engine = connect("postgresql://u@host/d?tcp_user_timeout=7", connect_timeout=2.5)
+    given = parse_qs(urlsplit(libpq_uri(engine)).query)
+    assert given["keepalives_idle"] == given["keepalives_interval"] == ["3"]
+    assert given["tcp_user_timeout"] == ["7"]
+
+
 @pytest.mark.parametrize("numbers", [{"pool_size": 0}, {"idle_timeout": 0}, {"connect_timeout": -1.0}])
 def test_numbers_out_of_range_are_refused(numbers: dict[str, Any]) -> None:
     (name,) = numbers
@@ -898,6 +912,7 @@ def test_numbers_out_of_range_are_refused(numbers: dict[str, Any]) -> None:
 # Interrupting and limiting
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_an_interrupt_ends_a_read_here_and_on_the_server(database_url: str, admin: Admin) -> None:
     code = """
         import pandas as pd

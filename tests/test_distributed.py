@@ -153,6 +153,7 @@ def test_groups_by_context_equal_those_of_pandas_and_need_no_shuffle(sample: Eng
 COUNT = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'contextkit'"
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_each_worker_process_holds_at_most_one_connection_and_none_when_idle(
     engine: Engine, database_url: str, cluster: Client
 ) -> None:

@@ -189,7 +189,8 @@ OUTCOMES: dict[str, dict[str, str]] = {
     | every(
         ("append_messages", "append_messages: embedding"), "^SchemaError: seal of messages: this column takes no null"
     ),
-    "pgvector out of sight": every((*ASKED, *ASKED_ROWS, "create_index", "create_index: halfvec"), NO_TYPE)
+    "pgvector out of sight": every((*ASKED, "create_index", "create_index: halfvec"), NO_TYPE)
+    | every(ASKED_ROWS, "^SchemaError: this pgvector lacks the function .*search_path")
     | WITHOUT_INDEX
     | {"explore": "its schema is not in the search_path", "push": "-- remains: messages.embedding is of an unknown"},
     "select only": every((*ROWS, *BUILDS), NO_RIGHT)
@@ -208,6 +209,7 @@ OUTCOMES: dict[str, dict[str, str]] = {
     | every(("create_index", "create_index: halfvec"), "^SchemaError: the column messages.embedding is missing")
     | WITHOUT_INDEX
     | {
+        "check_df": NO_COLUMN,
         "neighbors_df: index": NO_COLUMN,
         "explore": "messages.embedding: a column is missing",
         "push": "create extension vector;.*ADD COLUMN embedding VECTOR.1536.;.$",
@@ -219,13 +221,17 @@ OUTCOMES: dict[str, dict[str, str]] = {
     "partitioned": every(BUILDS, '^ContextkitError: partitioned table "messages": the server does not do that')
     | WITHOUT_INDEX
     | {"push": "^.-- remains: the primary key of messages is .id, context_id.*"},
-    "damaged rows": {"push": "^ContextkitError: contexts_parent_id_contexts_id_fk: this foreign key refuses the row"},
+    "damaged rows": {
+        "check_df": "cycle.*missing_context.*missing_parent.*beyond_parent.*latest_version.*message_count.*"
+        "orphan_fork.*total_tokens.*unknown_role.*null_embeddings.*version_gap",
+        "push": "^ContextkitError: contexts_parent_id_contexts_id_fk: this foreign key refuses the row",
+    },
     "read replica": every((*ROWS, *BUILDS, "upgrade"), NO_WRITES) | WITHOUT_INDEX,
     "pgvector 0.6": every(
         ("create_index", "create_index: halfvec"), "^SchemaError: pgvector is 0.6.*; indexes need 0.8"
     )
     | WITHOUT_INDEX
-    | {"neighbors_df: l1": "^SchemaError: this pgvector lacks the distance"},
+    | {"neighbors_df: l1": "^SchemaError: this pgvector lacks the function or distance"},
 }
 DIFFERENCES: dict[str, list[str]] = {
     "varchar role, other indexes, no foreign keys": [
@@ -272,7 +278,9 @@ def expected(schema: str, call: str, ordinary: dict[str, str]) -> str:
         return f"^{re.escape(json.dumps(['different' if differences else 'unmanaged', differences]))}$"
     if call == "generate":
         return "^SchemaError: the database is not at the newest revision"
-    if call == "upgrade" and differences:
+    if call == "upgrade_sql" and not differences:
+        return "CREATE TABLE IF NOT EXISTS contextkit_revision"
+    if call in ("upgrade", "upgrade_sql") and differences:
         return f"^SchemaError: .* differ from what contextkit needs: {re.escape('; '.join(differences))}. nothing was"
     plain = ordinary[call]
     for own, stored in STORED.get(schema, ()):

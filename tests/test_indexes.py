@@ -36,9 +36,12 @@ KINDS = [(distance, halfvec) for distance in ("cosine", "l2", "inner", "l1") for
 COLUMNS = ["name", "distance", "halfvec", "m", "ef_construction", "size", "valid", "building"]
 INVALID = "select count(*) from pg_index where not indisvalid"
 BUILDING = "select count(*) from pg_stat_progress_create_index"
+WAITING = "select count(*) from pg_stat_activity where query like '%p.index_relid%' and state = 'idle'"
+"""Looks for the index again and again."""
 LOCKS = "select count(*) from pg_locks where locktype = 'advisory'"
 CLIENT = (
-    "import sys; from contextkit import *; print(create_index(connect(sys.argv[1], write=True)).created, flush=True)"
+    "import sys; from contextkit import *; engine = connect(sys.argv[1], write=True); "
+    "print(create_index(engine, progress=False).created, flush=True)"
 )
 
 
@@ -159,6 +162,7 @@ def test_memory_grows_with_the_rows_up_to_a_bound(
     assert _memory(means, halfvec=halfvec, m=16) >> 20 == megabytes
 
 
+@pytest.mark.direct("a pooler keeps no settings for a build")
 def test_no_statement_timeout_ends_a_build(filled: Engine, database_url: str) -> None:
     name = make_url(database_url).database
     run(database_url, f"alter database {name} set statement_timeout = '300ms'")
@@ -210,15 +214,17 @@ def test_a_bar_shows_what_a_build_does_once_it_takes_long(
 
 def client(url: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", CLIENT, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore:a pooler", "-c", CLIENT, url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
 def test_two_processes_that_build_the_same_index_end_with_one_and_no_error(filled: Engine, database_url: str) -> None:
     with stopped_build(database_url):
         clients = [client(database_url), client(database_url)]
-        waiting = "select count(*) from pg_stat_activity where query like '%pg_try_advisory_lock%' and state = 'idle'"
-        assert until(lambda: run(database_url, BUILDING) and run(database_url, waiting))
+        assert until(lambda: run(database_url, BUILDING) and run(database_url, WAITING))
     results = [process.communicate(timeout=30) for process in clients]
     assert sorted(out.strip() for out, _ in results) == ["False", "True"]
     assert [error for _, error in results] == ["", ""]
@@ -280,14 +286,13 @@ def test_a_build_cancelled_on_the_server_leaves_nothing(filled: Engine, database
 
 
 def test_a_build_whose_client_was_killed_is_waited_for(filled: Engine, database_url: str) -> None:
-    waiting = "select count(*) from pg_stat_activity where query like '%pg_try_advisory_lock%' and state = 'idle'"
     with ThreadPoolExecutor(1) as executor, stopped_build(database_url):
         killed = client(database_url)
         assert until(lambda: run(database_url, BUILDING))
         killed.kill()
         killed.communicate()
         built = executor.submit(create_index, filled, progress=False)
-        assert until(lambda: run(database_url, waiting))
+        assert until(lambda: run(database_url, WAITING))
     assert not built.result().created
     assert indexes_df(filled)["valid"].tolist() == [True]
     assert nothing_left(database_url)
@@ -438,6 +443,7 @@ def test_a_role_without_the_right_is_told_so(engine: Engine, database_url: str) 
     run(database_url, "revoke all on contexts, messages from index_reader", "drop role index_reader")
 
 
+@pytest.mark.direct("settings of a database reach new connections only")
 def test_the_tables_of_another_schema_are_indexed_there(engine: Engine, database_url: str) -> None:
     engine.dispose()
     name = make_url(database_url).database

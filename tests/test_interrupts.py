@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from contextkit import interrupts
-from contextkit.interrupts import interruptible
+from contextkit.interrupts import HopelessError, interruptible
 
 
 def interrupted_at_the_start(monkeypatch: pytest.MonkeyPatch, *, begun: bool) -> None:
@@ -12,6 +12,7 @@ def interrupted_at_the_start(monkeypatch: pytest.MonkeyPatch, *, begun: bool) ->
 
     class Thread(threading.Thread):
         def start(self) -> None:
+            monkeypatch.setattr(interrupts, "Thread", threading.Thread)  # once, and no more
             if begun:
                 super().start()
             raise KeyboardInterrupt
@@ -64,3 +65,26 @@ def test_work_that_has_not_begun_is_never_done(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(KeyboardInterrupt):
         interruptible(lambda: done.append(1), pytest.fail)
     assert not done
+
+
+def test_hopeless_work_is_neither_cancelled_nor_waited_for() -> None:
+    released = threading.Event()
+
+    def notice() -> None:
+        raise HopelessError
+
+    with pytest.raises(HopelessError):
+        interruptible(lambda: released.wait(30), pytest.fail, meanwhile=notice)
+    released.set()
+
+
+def test_work_that_does_not_end_is_left_after_a_while_however_long_a_cancel_takes() -> None:
+    released = threading.Event()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(lambda: released.wait(30), lambda: print(released.wait(30)), meanwhile=interrupt, patience=0.2)
+    assert not released.is_set()
+    released.set()

@@ -28,6 +28,7 @@ ORDER = [
     "vectors",
     "plans",
     "literals",
+    "bulk",
     "arrow",
     "parallel",
     "frames",

@@ -19,6 +19,7 @@ from contextkit import check_df, comparison, connect, generate, migrate, push, s
 from contextkit.connection import settings_of
 from contextkit.errors import ContextkitError, ReadOnlyError, SchemaError
 from contextkit.models import Base, IdType, RoleType
+from tests.conftest import database_at
 
 CHECKOUT = Path(__file__).parents[1]
 HEAD = "4c1d8a7e2b90"
@@ -356,7 +357,7 @@ def test_threads_upgrade_one_database_and_several_at_once(
     names = [f"several_{number}" for number in range(4)]
     for name in names:
         execute(server_url, f"create database {name}")
-    urls = [make_url(server_url).set(database=name).render_as_string(hide_password=False) for name in names]
+    urls = [database_at(server_url, name) for name in names]
     engines = [opened(url) for url in [url_of(empty)] * 4 + urls]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(upgrade, engines)) == [HEAD] * 8
@@ -580,6 +581,7 @@ def test_a_revision_of_a_newer_contextkit_is_unknown(engine: Engine) -> None:
 # The extension
 
 
+@pytest.mark.direct("a pooler refuses such options")
 def test_a_role_without_the_right_is_told_whom_to_ask(
     empty_url: str, server_url: str, opened: Callable[[str], Engine]
 ) -> None:
@@ -594,6 +596,7 @@ def test_a_role_without_the_right_is_told_whom_to_ask(
     execute(server_url, "drop role unable")
 
 
+@pytest.mark.direct("a pooler refuses such options")
 def test_a_server_without_pgvector_is_named(empty_url: str, opened: Callable[[str], Engine]) -> None:
     engine = opened(with_options(empty_url, "-c extension_control_path=/nowhere"))
     with pytest.raises(SchemaError, match="no pgvector"):

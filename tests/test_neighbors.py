@@ -184,7 +184,7 @@ def test_a_vector_of_zeros_has_no_cosine_distance_but_others(corpus: Engine) -> 
 @pytest.fixture(scope="module")
 def tempting(server_url: str, migrated: str) -> Iterator[Engine]:
     """A database where the planner takes an index wherever it can, one that leaves most rows out."""
-    for url in _fresh(server_url, migrated):
+    for url in _fresh(server_url, migrated, direct=True):  # its settings reach new connections only
         engine = connect(url, write=True)
         write(engine, real_numbers(120, seed=5))
         _tempt(engine)

@@ -45,6 +45,13 @@ def sample(shared: Engine) -> Engine:
     return shared
 
 
+@pytest.fixture
+def counted(engine: Engine) -> Engine:
+    """The sample in a database whose connections are all the test's."""
+    load_sample(engine)
+    return engine
+
+
 @pytest.mark.parametrize("connections", [2, 3])
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_rows_and_order_are_those_of_one_connection(sample: Engine, connections: int, embeddings: bool) -> None:
@@ -129,11 +136,12 @@ def test_all_parts_are_of_one_snapshot(engine: Engine, monkeypatch: pytest.Monke
     assert "late" in set(messages_df(engine, connections=2)["content"])
 
 
-def test_never_more_connections_than_the_pool_has(sample: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = connect(sample.url, pool_size=2)
-    sample.dispose()
+@pytest.mark.direct("counts the server's connections")
+def test_never_more_connections_than_the_pool_has(counted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = connect(counted.url, pool_size=2)
+    counted.dispose()
     seen: list[int] = []
-    both = threading.Barrier(2, action=lambda: seen.append(count(sample, 2)))
+    both = threading.Barrier(2, action=lambda: seen.append(count(counted, 2)))
     real = parallel.execute_bulk
 
     def counting(*arguments: Any) -> Any:
@@ -176,8 +184,9 @@ def test_an_engine_that_connect_did_not_open_is_refused(sample: Engine) -> None:
     foreign.dispose()
 
 
-def test_an_error_in_one_part_ends_the_others_and_is_ours(sample: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = connect(sample.url)
+@pytest.mark.direct("counts the server's connections")
+def test_an_error_in_one_part_ends_the_others_and_is_ours(counted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = connect(counted.url)
     places = iter(["pg_sleep(600)::text", "('TOPSECRET' || version)::int"])
     real = parallel.execute_bulk
 
@@ -189,23 +198,25 @@ def test_an_error_in_one_part_ends_the_others_and_is_ours(sample: Engine, monkey
         messages_df(reader, connections=2)
     assert "TOPSECRET" not in "".join(traceback.format_exception(caught.value))
     reader.dispose()
-    sample.dispose()
-    assert count(sample, 0) == 0
+    counted.dispose()
+    assert count(counted, 0) == 0
 
 
-def test_a_timeout_ends_every_part(sample: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    limited = connect(sample.url, statement_timeout=0.5)
+@pytest.mark.direct("counts the server's connections")
+def test_a_timeout_ends_every_part(counted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = connect(counted.url, statement_timeout=0.5)
     with pytest.raises(ContextkitError, match="57014"):
         messages_df(limited, func.pg_sleep(60).is_not(None), connections=2)
     limited.dispose()
-    sample.dispose()
-    assert count(sample, 0) == 0
+    counted.dispose()
+    assert count(counted, 0) == 0
 
 
+@pytest.mark.direct("counts the server's connections")
 def test_an_interrupt_cancels_every_part_and_leaves_nothing_open(
-    sample: Engine, monkeypatch: pytest.MonkeyPatch
+    counted: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = connect(sample.url)
+    reader = connect(counted.url)
     running = threading.Barrier(3)
     real = parallel.execute_bulk
 
@@ -226,5 +237,5 @@ def test_an_interrupt_cancels_every_part_and_leaves_nothing_open(
     monkeypatch.undo()
     assert len(messages_df(reader, connections=2)) == 356
     reader.dispose()
-    sample.dispose()
-    assert count(sample, 0) == 0
+    counted.dispose()
+    assert count(counted, 0) == 0

@@ -5,15 +5,27 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import InvalidatePoolError
 
-from contextkit.connection.driver import READ_ONLY, explain, lost, state_of, translated_errors
+from contextkit.connection.driver import (
+    READ_ONLY,
+    CommitLostError,
+    again_while_full,
+    explain,
+    is_full,
+    lost,
+    state_of,
+    translated_errors,
+)
 from contextkit.connection.pool import IdleCloser, Pool
+from contextkit.connection.silence import Silence, SilentError, WatchedConnection
 from contextkit.connection.url import KNOWN_PARAMETERS, check_pooled, given_url, is_pooled, prepared
 from contextkit.errors import ContextkitError, DatabaseUnavailableError, ReadOnlyError
 from contextkit.server import EmbeddedServer
@@ -21,6 +33,7 @@ from contextkit.server import EmbeddedServer
 __all__ = [
     "READ_ONLY",
     "Settings",
+    "again_while_full",
     "check_writable",
     "connect",
     "direct_engine",
@@ -31,7 +44,9 @@ __all__ = [
     "libpq_uri",
     "separate_engine",
     "settings_of",
+    "silence_of",
     "translated_errors",
+    "unreachable",
 ]
 
 POOL_WAIT = 10.0
@@ -80,6 +95,11 @@ def connect(
 
     Remote hosts are asked for an encrypted connection unless the URL or PGSSLMODE says otherwise.
 
+    A network that is gone is noticed: a server that says nothing while a statement runs is asked on a new connection
+    whether it still answers, and one that does not is unavailable after `connect_timeout`. As long as it answers, a
+    statement may take as long as `statement_timeout` allows, however silent its own connection is. Where a connection
+    is lost nothing is written, unless a commit was waited for: then the error says that this is unknown.
+
     Args:
         url: postgres://, postgresql:// or postgresql+psycopg://.
         write: allow writing.
@@ -87,8 +107,10 @@ def connect(
             Other providers' hosts do not tell whether they are pooled, and pass.
         pool_size: most connections at once; a further one is waited for, 10 s.
         idle_timeout: seconds after the last connection was given back until all are closed.
-        connect_timeout: seconds to wait for a connection; `connect_timeout` in the URL comes first.
-        statement_timeout: seconds after which the server cancels a statement; none by default.
+        connect_timeout: seconds to wait for a connection, at least 2, and for a server that has fallen silent;
+            `connect_timeout` in the URL comes first.
+        statement_timeout: seconds after which the server cancels a statement; none by default. `connect_timeout`
+            later it is waited for no more.
 
     Raises:
         ValueError: the URL cannot be read or is not PostgreSQL's, or a number is out of range.
@@ -108,6 +130,12 @@ def connect(
 def settings_of(engine: Engine) -> Settings | None:
     """Give the settings of an engine from `connect`; None for any other engine."""
     return engine.get_execution_options().get("contextkit")
+
+
+def silence_of(connection: Connection) -> Silence | None:
+    """Give the silence of a connection's server from now on; None where nothing tells whether it is lost."""
+    driver = connection.connection.driver_connection
+    return driver.silence() if isinstance(driver, WatchedConnection) else None
 
 
 def libpq_uri(engine: Engine) -> str:
@@ -175,9 +203,14 @@ def _check_numbers(
 
 
 def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
+    seconds = math.ceil(settings.connect_timeout)
     defaults = {
-        "connect_timeout": math.ceil(settings.connect_timeout),
+        "connect_timeout": seconds,
         "fallback_application_name": "contextkit",
+        # A network that is gone ends what waits in libpq itself, where nobody can ask who answers.
+        "keepalives_idle": seconds,
+        "keepalives_interval": seconds,
+        "tcp_user_timeout": 1000 * seconds,
     }
     given = {key: value for key, value in defaults.items() if key not in url.query} | dict(settings.secrets)
     # Whatever the URL, the role or the database prefer: in bulk SQL is sent as UTF-8, which in another encoding
@@ -193,7 +226,6 @@ def engine_at(url: URL, settings: Settings) -> Engine:
         execution_options={"contextkit": settings},
         hide_parameters=True,
         max_overflow=0,
-        pool_pre_ping=True,
         pool_size=settings.pool_size,
         pool_timeout=POOL_WAIT,
         pool_use_lifo=True,
@@ -211,11 +243,18 @@ def _listen(engine: Engine, settings: Settings) -> None:
     event.listen(engine, "handle_error", _explain_on_engine)
 
     @event.listens_for(engine, "do_connect")
-    def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> psycopg.Connection[Any]:
-        return _opened(engine.url, settings.server, args, params)
+    def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> WatchedConnection:
+        opened = _opened(engine.url, settings.server, args, params)
+        seconds = float(params["connect_timeout"])  # of which libpq takes 0 and less for endless
+        opened.watch(seconds if seconds > 0 else settings.connect_timeout, settings.statement_timeout)
+        return opened
 
     @event.listens_for(engine, "checkout")
-    def start_afresh(connection: Any, _record: Any, _fairy: Any) -> None:
+    def start_afresh(connection: Any, record: Any, _fairy: Any) -> None:
+        # In place of SQLAlchemy's own ping, which waits for ever, and twice for a server that is gone.
+        if "used" in record.info:
+            _check_alive(connection)
+        record.info["used"] = True
         # Not at connect: SQLAlchemy resets an option by switching it off, and a raw connection keeps its own.
         connection.autocommit = False
         connection.read_only = None if settings.write else True
@@ -238,36 +277,48 @@ def _listen(engine: Engine, settings: Settings) -> None:
             server.leave()
 
 
-def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> psycopg.Connection[Any]:
+def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> WatchedConnection:
+    open_ = partial(WatchedConnection.connect, *args, **params)
     if server is not None and not server.held:
         server.join()
     try:
-        return psycopg.connect(*args, **params)
+        return again_while_full(open_)
     except psycopg.Error as error:
         if server is None:
-            raise _unreachable(url, error) from None
+            raise unreachable(url, error) from None
     server.join()
     try:
-        return psycopg.connect(*args, **params)
+        return again_while_full(open_)
     except psycopg.Error as error:
-        raise _unreachable(url, error) from None
+        raise unreachable(url, error) from None
 
 
-def _unreachable(url: URL, error: psycopg.Error) -> DatabaseUnavailableError:
+def unreachable(url: URL, error: Exception) -> DatabaseUnavailableError:
+    """Give our error for a connection that a driver could not open."""
     # libpq gives no SQLSTATE here, only a text, which names host, role or database and never a password.
     reason = str(error).rpartition("failed: ")[2].partition("\n")[0].strip()
     if url.password:
         reason = reason.replace(str(url.password), "***")
     place = url.host or "the server"
-    return DatabaseUnavailableError(f"cannot connect to {place}: {reason}; check the database URL")
+    remedy = "close others, or use a pooled host" if is_full(error) else "check the database URL"
+    return DatabaseUnavailableError(f"cannot connect to {place}: {reason}; {remedy}")
+
+
+def _check_alive(connection: WatchedConnection) -> None:
+    try:
+        if connection.answers():
+            return
+    except SilentError as error:
+        raise lost(error) from None
+    raise InvalidatePoolError  # the pool connects anew
 
 
 def _explain_on_engine(context: ExceptionContext) -> None:
     """Translate a refused write and a lost connection; what else goes wrong on an engine is its user's."""
     error = context.original_exception
-    if context.is_pre_ping or isinstance(error, ContextkitError) or not isinstance(error, Exception):
+    if isinstance(error, ContextkitError) or not isinstance(error, Exception):
         return  # the last is a KeyboardInterrupt: SQLAlchemy gives up the connection, and that is all
-    if context.is_disconnect:
+    if context.is_disconnect or isinstance(error, CommitLostError):
         raise lost(error)
     if state_of(error) == "25006":
         settings = context.engine and settings_of(context.engine)

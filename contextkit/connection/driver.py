@@ -1,8 +1,10 @@
 """Errors of the drivers and of SQLAlchemy become ours: told by SQLSTATE, in our own words."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psycopg
 from sqlalchemy.exc import CompileError, DBAPIError, StatementError
@@ -15,6 +17,16 @@ from contextkit.errors import (
     ReadOnlyError,
     SchemaError,
 )
+
+_Opened = TypeVar("_Opened")
+
+PAUSES = (0.02, 0.1, 0.4)
+"""Seconds after which a connection is asked for again."""
+
+
+class CommitLostError(psycopg.OperationalError):
+    """The connection ended while a commit was waited for."""
+
 
 READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
 NO_WRITES = (
@@ -36,7 +48,9 @@ def translated_errors() -> Iterator[None]:
             "end what uses them, or open the engine with a larger pool_size"
         ) from None
     except DBAPIError as error:
-        raise (lost(error.orig) if error.connection_invalidated else explain(error.orig)) from None
+        if error.connection_invalidated:
+            raise lost(error.orig, committing=error.statement is None) from None
+        raise explain(error.orig) from None
     except (StatementError, CompileError) as error:
         cause = getattr(error, "orig", None) or error.__cause__
         if isinstance(cause, TypeError | ValueError):
@@ -55,13 +69,13 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
     state = state_of(error)
     if state is None:
         return _explain_client(error)
-    if state[:2] == "08" or state in _LOST:
+    if is_lost(state):
         return lost(error)
     if state == "22000" and (lengths := re.findall(r"\d+", str(error))):
         return DimensionError(f"vectors of different lengths: {' and '.join(lengths[:2])} ({_named(state)})")
     message = str(error).partition("\n")[0]  # what follows quotes rows
-    if state == "42883" and re.search(r"operator does not exist: \S*vector ", message):
-        return SchemaError(f"{_NO_OPERATOR} ({_named(state)})")
+    if state == "42883" and re.search(r"operator does not exist: \S*vector |function vector_", message):
+        return SchemaError(f"{_NO_FUNCTION} ({_named(state)})")
     kind, text = _EXPLANATIONS.get(state, (ContextkitError, "the database refused the statement"))
     found = re.search(_OBJECTS.get(state, "$"), message)
     subject = f"{' of '.join(filter(None, found.groups()))}: " if found and found.group() else ""
@@ -69,10 +83,11 @@ def explain(error: BaseException | None) -> ContextkitError | ValueError:
 
 
 _LOST = ("25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05")
-_NO_OPERATOR = (
-    "this pgvector lacks the distance, or its schema is not in the search_path; "
+_NO_FUNCTION = (
+    "this pgvector lacks the function or distance, or its schema is not in the search_path; "
     "update the extension, or set the search_path"
 )
+_OVERTAKEN = "another writer changed the same rows first, and nothing was written; run it again"
 _TABLES = "a table is missing; if it is contexts or messages, run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
     "0A000": (ContextkitError, "the server does not do that; of a partitioned table its owner builds the indexes"),
@@ -88,6 +103,8 @@ _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] =
     "23514": (ContextkitError, "this check, of another tool, refuses the row"),
     "25006": (ReadOnlyError, NO_WRITES),
     "3F000": (SchemaError, _TABLES),
+    "40001": (ContextkitError, _OVERTAKEN),
+    "40P01": (ContextkitError, _OVERTAKEN),
     "42501": (ContextkitError, "this role lacks a right for that; ask the database's owner to grant it"),
     "42601": (ValueError, "the SQL cannot be read; a condition or a statement has a syntax error"),
     "42703": (SchemaError, "a column is missing; of contexts and messages schema_status(engine) lists those"),
@@ -125,6 +142,11 @@ def state_of(error: BaseException | None) -> str | None:
     return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # psycopg2, of foreign engines
 
 
+def is_lost(state: str | None) -> bool:
+    """Tell whether an error ends its connection; those without a SQLSTATE come of an end that nobody announced."""
+    return state is None or state[:2] == "08" or state in _LOST
+
+
 def _explain_client(error: BaseException | None) -> ContextkitError | ValueError:
     """Explain what the server did not say itself; the drivers share names of errors, not classes."""
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -146,12 +168,36 @@ def _named(state: str) -> str:
     return f"SQLSTATE {state}, {name}"
 
 
-def lost(error: BaseException | None) -> DatabaseUnavailableError:
-    """Give our error for a connection that ended."""
+def again_while_full(open_: Callable[[], _Opened]) -> _Opened:
+    """What opens a connection; again where none was free, as one that was closed just now counts a little longer."""
+    for pause in PAUSES:
+        try:
+            return open_()
+        except Exception as error:
+            if not is_full(error):
+                raise
+        time.sleep(pause)
+    return open_()
+
+
+def is_full(error: Exception) -> bool:
+    """Tell whether a server, database or role had no connection left: of these errors libpq gives no SQLSTATE."""
+    return re.search("too many (connections|clients)|connection slots", str(error)) is not None
+
+
+def lost(error: BaseException | None, *, committing: bool = False) -> DatabaseUnavailableError:
+    """Give our error for a connection that ended, perhaps while what it wrote was being committed."""
+    if isinstance(error, CommitLostError):
+        return lost(error.__cause__, committing=True)
     state = state_of(error)
     if state == "53300":
         return DatabaseUnavailableError(
             f"the server has no connection left ({_named(state)}); close others, or use a pooled host"
         )
     suffix = f" ({_named(state)})" if state else ""
+    if committing:
+        return DatabaseUnavailableError(
+            f"the connection was lost{suffix}, and it is unknown whether the last changes were written; "
+            "look before you repeat them"
+        )
     return DatabaseUnavailableError(f"the connection was lost{suffix}; run it again")

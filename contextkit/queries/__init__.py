@@ -19,6 +19,7 @@ from contextkit.queries.forks import select_forks as select_forks
 from contextkit.queries.history import history_parameters as history_parameters
 from contextkit.queries.history import history_template as history_template
 from contextkit.queries.history import select_history as select_history
+from contextkit.queries.indexes import KEEP_TRANSACTION as KEEP_TRANSACTION
 from contextkit.queries.indexes import TRY_LOCK as TRY_LOCK
 from contextkit.queries.indexes import create_sql as create_sql
 from contextkit.queries.indexes import drop_sql as drop_sql

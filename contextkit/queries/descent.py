@@ -11,7 +11,6 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
-    DateTime,
     Label,
     Subquery,
     Uuid,
@@ -20,7 +19,6 @@ from sqlalchemy import (
     cast,
     false,
     func,
-    null,
     or_,
     select,
     true,
@@ -153,7 +151,8 @@ def _placed(kin: CTE) -> CTE:
         .subquery("forks")
     )
     nothing = (cast(0, BigInteger).label(name) for name in SUMS)
-    never = (cast(null(), DateTime(timezone=True)).label(name) for name in FIGURES if name not in SUMS)
+    no_time = select(Message.created_at).where(false()).scalar_subquery()  # null, of whatever type the column has
+    never = (no_time.label(name) for name in FIGURES if name not in SUMS)
     first, last = func.coalesce(forks.c.first, 1).label("first"), func.coalesce(forks.c.last, 0).label("last")
     return (
         select(*kin.c, first, last, *nothing, *never)

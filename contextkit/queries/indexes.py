@@ -24,8 +24,20 @@ from contextkit.queries.neighbors import Distance
 OPCLASSES: dict[Distance, str] = {"cosine": "cosine_ops", "l2": "l2_ops", "inner": "ip_ops", "l1": "l1_ops"}
 HALF = f"(embedding::halfvec({EMBEDDING_DIMENSIONS}))"
 
-TRY_LOCK = text("select pg_try_advisory_lock(7235094619)")
-"""One lock for all indexes: two builds on a table would wait for each other for ever, whichever they are."""
+TRY_LOCK = text(
+    "select pg_try_advisory_xact_lock(7235094619) and not exists ("
+    "select from pg_stat_progress_create_index where relid = to_regclass('messages') and datname = current_database())"
+)
+"""One lock for all indexes: two builds on a table would wait for each other for ever, whichever they are.
+
+A build whose client was killed has lost its lock, and goes on nevertheless.
+"""
+
+KEEP_TRANSACTION = text(
+    "select set_config(name, '0', true) from pg_settings "
+    "where name in ('idle_in_transaction_session_timeout', 'transaction_timeout')"
+)
+"""Lets a transaction rest for as long as it likes; the second came with PostgreSQL 17."""
 
 
 def select_indexes() -> TextualSelect:

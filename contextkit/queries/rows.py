@@ -50,13 +50,14 @@ def select_embedding_dimensions() -> Select[*tuple[Any, ...]]:
 
 
 def select_knowledge() -> TextClause:
-    """One row: whether the planner has statistics of the messages, and whether there are more than a few of these.
+    """One row: whether the planner has statistics of both tables, and whether there are more than a few messages.
 
-    More than a few is a megabyte without what is out of line; of an empty table no statistics are kept.
+    More than a few is a megabyte without what is out of line; of an empty table no statistics are kept. The server
+    analyzes a table by itself from some fifty rows on: it may know the messages, and not their contexts.
     """
     return text(
-        "select exists (select from pg_stats where schemaname = any(current_schemas(false))"
-        " and tablename = 'messages' and attname = 'deleted_at') as analyzed,"
+        "select (select count(distinct tablename) = 2 from pg_stats where schemaname = any(current_schemas(false))"
+        " and tablename in ('contexts', 'messages') and attname = 'deleted_at') as analyzed,"
         " coalesce(pg_relation_size(to_regclass('messages')) > 2^20, false) as many"
     )
 

@@ -148,6 +148,8 @@ READS: dict[str, Call] = {
     "window_df": lambda e, _: rows(ck.window_df(e, ROOT, 10)),
     "diff_df": lambda e, _: rows(ck.diff_df(e, FORK, COPY)),
     "preferences_df": lambda e, _: rows(ck.preferences_df(e, OURS)),
+    "check_df": lambda e, _: ck.check_df(e).query("kind != 'schema'").iloc[:, :3].to_json(orient="values"),
+    "upgrade_sql": lambda e, _: ck.upgrade_sql(e),
     "read_df": lambda e, _: rows(ck.read_df(e, select(Message.id, Message.role).join(Context).where(OURS))),
     "select_contexts": lambda e, _: rows(ck.read_df(e, ck.select_contexts(OURS).limit(2))),
     "select_messages": lambda e, _: rows(ck.read_df(e, ck.select_messages(OURS).limit(2))),

@@ -1,0 +1,147 @@
+"""A connection that asks, while it waits, whether the server still answers: nobody waits for a lost one for ever."""
+
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+
+from contextkit.connection.driver import CommitLostError, is_lost, state_of
+from contextkit.interrupts import HopelessError
+
+_Result = TypeVar("_Result")
+
+SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
+"""What every server and pooler answers with one byte, whoever asks: the request for TLS of PostgreSQL's protocol."""
+
+
+class StuckError(psycopg.OperationalError):
+    """A connection has said nothing for longer than a statement may take."""
+
+
+class SilentError(StuckError, HopelessError):
+    """A connection says nothing, and its server does not answer new ones either."""
+
+
+@dataclass
+class Silence:
+    """How long nothing has been heard from a server."""
+
+    family: int
+    address: Any
+    patience: float
+    """Seconds until it is lost: half of them in silence, half of them asking on a new connection."""
+    longest: float | None
+    """Seconds that its longest statement may take, if that is limited."""
+    since: float = field(default_factory=time.monotonic)
+    asked: float = 0.0
+
+    def end(self) -> None:
+        """Something was heard."""
+        self.since = time.monotonic()
+
+    def check(self) -> None:
+        """Raise a StuckError or a SilentError if waiting is in vain."""
+        now = time.monotonic()
+        if now - max(self.since, self.asked) > self.patience / 2:
+            if not self._answers():
+                raise SilentError("no answer")
+            self.asked = time.monotonic()
+        if self.longest is not None and now - self.since > self.longest + self.patience:
+            raise StuckError("no answer within statement_timeout")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(self.family) as asking:
+                asking.settimeout(self.patience / 2)
+                asking.connect(self.address)
+                asking.sendall(SSL_REQUEST)
+                return bool(asking.recv(1))
+        except OSError:
+            return False
+
+
+class WatchedConnection(psycopg.Connection[Any]):
+    """A connection of psycopg's that does not wait for a lost server."""
+
+    _peer: tuple[int, Any] | None = None
+    _patience = 0.0
+    _longest: float | None = None
+    _asking = False
+
+    def watch(self, patience: float, longest: float | None) -> None:
+        """Wait so many seconds for a server that does not answer, and statements no longer than they may take."""
+        self._patience, self._longest = patience, longest
+        connected = socket.socket(fileno=self.pgconn.socket)
+        try:
+            if connected.family in (socket.AF_INET, socket.AF_INET6):
+                self._peer = connected.family, connected.getpeername()
+        except OSError:  # it is lost already, as the next use finds
+            self._peer = None
+        finally:
+            connected.detach()
+
+    def silence(self) -> Silence | None:
+        """Silence from now on; None on a unix socket, which no network can lose."""
+        if self._peer is None:
+            return None
+        # What commits by itself, such as the build of an index, has no limit that ends with a transaction.
+        longest = 0.0 if self._asking else None if self.autocommit else self._longest
+        return Silence(*self._peer, self._patience, longest)
+
+    def answers(self) -> bool:
+        """Whether this connection still works; asked outside of any transaction.
+
+        Raises:
+            SilentError: nor does the server answer new ones.
+        """
+        self._asking = True
+        try:
+            self.autocommit = True
+            self.execute("select 1")
+        except SilentError:
+            raise
+        except psycopg.OperationalError:
+            return False
+        finally:
+            self._asking = False
+        return True
+
+    def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
+        """Wait for the server as long as it answers."""
+        if silence := self.silence():
+            gen = self._heard(gen, silence)
+        return super().wait(gen, interval, timeout)
+
+    def commit(self) -> None:
+        """Commit; if the answer is lost that is an error of its own, as nobody knows what the server did."""
+        try:
+            super().commit()
+        except psycopg.OperationalError as error:
+            if self.read_only or not is_lost(state_of(error)):
+                raise
+            raise CommitLostError("the connection was lost during a commit") from error
+
+    def rollback(self) -> None:
+        """Roll back, of which a lost connection has no need."""
+        if not self.closed:
+            super().rollback()
+
+    def _heard(self, gen: PQGen[_Result], silence: Silence) -> PQGen[_Result]:
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready:
+                    silence.end()
+                else:
+                    silence.check()
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+        except StuckError:
+            self.pgconn.finish()
+            raise
