@@ -227,8 +227,8 @@ def _read(
 
     columns = []
     for place, (name, kind) in enumerate(zip(reader.schema.names, types, strict=True)):
-        read = chunks.pop(0)  # which goes when it is converted
-        values = vectors[place].finish(dimensions) if place in vectors else _from_arrow(kind, read)
+        raw = chunks.pop(0)  # which goes when it is converted
+        values = vectors[place].finish(dimensions) if place in vectors else _from_arrow(kind, raw)
         columns.append(Column(name, values))
     return columns
 
