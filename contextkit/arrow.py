@@ -34,12 +34,15 @@ BULK_ROWS = 2_000
 VECTOR_ROWS = 40
 """As how many rows one with a vector counts there: the pool gives vectors as text."""
 
-BATCH_BYTES = 4 * 2**20
+ALLOCATOR = pa.system_memory_pool()
+"""Arrow's own keeps much of what it has freed."""
+
+BATCH_BYTES = 2 * 2**20
 """What a batch of a bulk read holds: much less costs time, more memory; two are held at a time."""
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
-    "bpchar": pa.string(),
+    "bpchar": pa.large_string(),
     "date": pa.date32(),
     "float4": pa.float64(),
     "float8": pa.float64(),
@@ -47,13 +50,13 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "int4": pa.int64(),
     "int8": pa.int64(),
     "interval": pa.duration("us"),
-    "name": pa.string(),
+    "name": pa.large_string(),
     "numeric": pa.float64(),
-    "text": pa.string(),
+    "text": pa.large_string(),
     "timestamp": pa.timestamp("us"),
     "timestamptz": pa.timestamp("us", tz="UTC"),
-    "uuid": pa.string(),
-    "varchar": pa.string(),
+    "uuid": pa.large_string(),
+    "varchar": pa.large_string(),
 }
 _ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}
 BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
@@ -154,8 +157,7 @@ def _from_values(connection: Connection, kind: str, values: list[Any]) -> pa.Chu
         values = [value if value is None else str(value) for value in values]
     if kind in _ROUNDED:
         values = [None if value is None else float(_ROUNDED[kind](value)) for value in values]
-    array = pa.array(values, ARROW_TYPES[kind])
-    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])  # it is, beyond 2 GB of text
+    return pa.chunked_array([pa.array(values, ARROW_TYPES[kind])])
 
 
 def _vector(value: str | Vector | None) -> NDArray[np.float32] | None:
@@ -216,26 +218,32 @@ def _read(
                 if place in vectors:
                     vectors[place].add_binary(array.storage)
                 else:
-                    # Beside vectors a copy: a column of a batch keeps all of it, their bytes included.
-                    chunks[place].append(array.copy_to(pa.default_cpu_memory_manager()) if vectors else array)
+                    # A copy: a column of a batch keeps all of it.
+                    chunks[place].append(pa.concat_arrays([array], ALLOCATOR))
 
     def dimensions() -> int:
         cursor.execute(str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL)))
         return _length((cursor.fetchone() or (None,))[0])
 
-    return [
-        Column(name, vectors[place].finish(dimensions) if place in vectors else _from_arrow(kind, chunks[place]))
-        for place, (name, kind) in enumerate(zip(reader.schema.names, types, strict=True))
-    ]
+    columns = []
+    for place, (name, kind) in enumerate(zip(reader.schema.names, types, strict=True)):
+        raw = chunks.pop(0)  # which goes when it is converted
+        values = vectors[place].finish(dimensions) if place in vectors else _from_arrow(kind, raw)
+        columns.append(Column(name, values))
+    return columns
 
 
 def _from_arrow(kind: str, chunks: list[pa.Array]) -> pa.ChunkedArray | list[Any]:
     plain = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in chunks]
     if kind in ("json", "jsonb"):
         return [None if text is None else json.loads(text) for chunk in plain for text in chunk.to_pylist()]
+    if plain and not pa.types.is_string(plain[0].type):
+        # Not text: it may be most of the result, and would be there twice meanwhile.
+        plain = [pa.concat_arrays(plain, ALLOCATOR)]
     if kind == "uuid":
         plain = [_uuid_texts(chunk) for chunk in plain]
-    return pa.chunked_array([chunk.cast(ARROW_TYPES[kind]) for chunk in plain], ARROW_TYPES[kind])
+    type_ = ARROW_TYPES[kind]
+    return pa.chunked_array([chunk.cast(type_, memory_pool=ALLOCATOR) for chunk in plain], type_)
 
 
 def _is_told(values: pa.ChunkedArray | list[Any]) -> bool:
@@ -249,13 +257,13 @@ def _is_told(values: pa.ChunkedArray | list[Any]) -> bool:
     return True
 
 
-def _uuid_texts(storage: pa.FixedSizeBinaryArray) -> pa.StringArray:
+def _uuid_texts(storage: pa.FixedSizeBinaryArray) -> pa.LargeStringArray:
     """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
     start, rows = storage.offset, len(storage)
     digits = np.frombuffer(hexlify(storage.buffers()[1][16 * start : 16 * (start + rows)]), np.uint8).reshape(rows, 32)
     texts = np.full((rows, 36), ord("-"), np.uint8)
     for place, (first, last) in zip((0, 9, 14, 19, 24), pairwise((0, 8, 12, 16, 20, 32)), strict=True):
         texts[:, place : place + last - first] = digits[:, first:last]
-    offsets = np.arange(0, 36 * (rows + 1), 36, dtype=np.int32)
-    array = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(texts))
+    offsets = np.arange(0, 36 * (rows + 1), 36, dtype=np.int64)
+    array = pa.LargeStringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(texts))
     return array if storage.null_count == 0 else pc.call_function("if_else", [storage.is_valid(), array, None])

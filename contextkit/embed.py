@@ -208,8 +208,8 @@ def _count(engine: Engine, statement: Any) -> int:
 def _summary(run: _Run, asked: dict[str, int], *, left: int) -> pd.DataFrame:
     ids, contexts, versions = zip(*run.written, strict=True) if run.written else ((), (), ())
     columns = {
-        "message_id": pa.array(ids, pa.string()),
-        "context_id": pa.array(contexts, pa.string()),
+        "message_id": pa.array(ids, pa.large_string()),
+        "context_id": pa.array(contexts, pa.large_string()),
         "version": pa.array(versions, pa.int64()),
     }
     frame = to_frame([Column(name, pa.chunked_array([values])) for name, values in columns.items()])

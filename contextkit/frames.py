@@ -51,7 +51,7 @@ NEVER_NULL = frozenset(
 FLAGS = frozenset(["building", "halfvec", "inherited", "valid"])
 # What pyarrow makes of these by itself is the same, but takes it longer than a small read takes.
 NOT_NULL: dict[pa.DataType, Any] = {
-    pa.string(): pd.StringDtype(na_value=np.nan),
+    pa.large_string(): pd.StringDtype(na_value=np.nan),
     pa.timestamp("us", tz="UTC"): pd.DatetimeTZDtype("us", "UTC"),
 }
 NULLABLE = NOT_NULL | {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
@@ -337,12 +337,14 @@ def embedding_matrix(frame: pd.DataFrame) -> NDArray[np.float32]:
 
 
 def to_frame(columns: list[Column]) -> pd.DataFrame:
-    """DataFrame of fetched columns, with the dtypes that this module knows."""
+    """DataFrame of fetched columns, with the dtypes that this module knows; takes them out of the list."""
     names = [column.name for column in columns]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"several columns are named {', '.join(twice)}; give each a name of its own with label()")
-    return pd.DataFrame({column.name: _array(column) for column in columns})
+    columns.reverse()
+    # Each column goes when it is converted, and the frame need not copy what is its own.
+    return pd.DataFrame({name: _array(columns.pop()) for name in names}, copy=False)
 
 
 def _array(column: Column) -> ExtensionArray | NDArray[Any]:
@@ -358,7 +360,7 @@ def _array(column: Column) -> ExtensionArray | NDArray[Any]:
     if known:
         array = known.__from_arrow__(values)
     else:
-        array = values.to_numpy() if certain or pa.types.is_floating(values.type) else values.to_pandas().array
+        array = np.array(values) if certain or pa.types.is_floating(values.type) else values.to_pandas().array
     return array
 
 

@@ -22,7 +22,7 @@ from contextkit.literals import literal_sql
 from contextkit.models import Message
 from contextkit.partitions import Partition, partitions_of
 from contextkit.queries import select_embedding_dimensions
-from contextkit.vectors import fixed_size_lists
+from contextkit.vectors import fixed_size_lists, of_one_length
 
 _Result = TypeVar("_Result")
 Matrix = NDArray[np.float32]
@@ -158,6 +158,8 @@ def _joined(read: list[Columns], parts: list[Partition], matrix: Matrix | None) 
 def _end_to_end(values: list[Any], rows: list[int], matrix: Matrix | None) -> pa.ChunkedArray | list[Any]:
     if isinstance(values[0], list):
         return list(chain.from_iterable(values))
+    if pa.types.is_fixed_size_list(values[0].type):
+        values = of_one_length(values)
     together = pa.chunked_array([chunk for part in values for chunk in part.chunks], values[0].type)
     if not pa.types.is_fixed_size_list(together.type):
         return together

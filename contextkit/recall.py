@@ -22,8 +22,8 @@ from contextkit.indexes import indexes_df, indexes_to_search
 from contextkit.queries import select_sample, set_search
 
 COLUMNS = {
-    "index": pa.string(),
-    "distance": pa.string(),
+    "index": pa.large_string(),
+    "distance": pa.large_string(),
     "halfvec": pa.bool_(),
     "ef_search": pa.int64(),
     "recall": pa.float64(),

@@ -70,12 +70,7 @@ class VectorColumn:
             self._matrix[start : self._rows] = np.nan
             return
         known = {self._matrix.shape[1]} - {0}
-        if len(lengths | known) > 1:
-            raise DimensionError(
-                f"the column holds vectors of different lengths: {', '.join(map(str, sorted(lengths | known)))}; "
-                "select those of one length"
-            )
-        (length,) = lengths
+        length = _one_of(lengths | known)
         first = not known
         self._reserve(length)
         if first:
@@ -111,3 +106,29 @@ def fixed_size_lists(matrix: NDArray[np.float32], mask: NDArray[np.bool_]) -> pa
     nulls = pa.array(mask) if mask.any() else None
     lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1], mask=nulls)
     return pa.chunked_array([lists])
+
+
+def of_one_length(parts: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """Parts of one column; those without a vector, which cannot tell its length, take that of the others.
+
+    Raises:
+        DimensionError: they are of different lengths.
+    """
+    lengths = {part.type.list_size for part in parts if part.null_count < len(part)}
+    if not lengths:
+        return parts
+    length = _one_of(lengths)
+    return [part if part.type.list_size == length else _nulls(len(part), length) for part in parts]
+
+
+def _nulls(rows: int, length: int) -> pa.ChunkedArray:
+    return fixed_size_lists(np.full((rows, length), np.nan, np.float32), np.ones(rows, dtype=bool))
+
+
+def _one_of(lengths: set[int]) -> int:
+    if len(lengths) > 1:
+        raise DimensionError(
+            f"the column holds vectors of different lengths: {', '.join(map(str, sorted(lengths)))}; "
+            "select those of one length"
+        )
+    return next(iter(lengths))

@@ -1,4 +1,5 @@
 import uuid
+import weakref
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -6,7 +7,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from sqlalchemy import ARRAY, Engine, Float, Integer, String, Text, cast, create_engine, func, literal, select, text
+from sqlalchemy import (
+    ARRAY,
+    Engine,
+    Float,
+    Integer,
+    String,
+    Text,
+    cast,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+    text,
+)
 
 from contextkit import (
     EMBEDDING_DIMENSIONS,
@@ -313,6 +328,22 @@ def test_no_transaction_stays_open_between_batches(engine: Engine, reader: Engin
     )
     with engine.connect() as connection:
         assert connection.execute(open_).scalar() == 0
+
+
+def test_a_batch_that_its_reader_lets_go_is_gone_before_the_next_is_read(engine: Engine) -> None:
+    load_sample(engine)
+    batches = messages_batches(engine, batch_rows=100)
+    batch = weakref.ref(next(batches))
+    left: list[object] = []
+    event.listen(engine, "before_cursor_execute", lambda *_: left.append(batch()))
+    next(batches)
+    assert set(left) == {None}
+
+
+def test_a_fetched_column_goes_when_it_is_converted() -> None:
+    columns = [arrow.Column(name, pa.chunked_array([[1, 2]])) for name in ("a", "b")]
+    assert list(frames.to_frame(columns)) == ["a", "b"]
+    assert columns == []
 
 
 @pytest.mark.parametrize("way", ["pool", "bulk"])

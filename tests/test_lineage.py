@@ -11,7 +11,7 @@ from contextkit import LineageError, history_df, read_df, select_forks, select_h
 from contextkit.literals import literal_sql
 from contextkit.plans import plan_of
 from contextkit.queries import select_families
-from contextkit.queries.descent import descent_of, kin_of
+from contextkit.queries.descent import descent_of, family_of, kin_of
 from contextkit.queries.lineage import asked_of, lineage_of, stretches_of, text_of, written_of
 from tests.forest import Forest, Node, Row
 
@@ -70,7 +70,8 @@ def test_the_fork_tree_takes_each_context_of_a_chain_once(database_url: str, rea
     forest = chain(30)
     forest.write(database_url)
     asked = asked_of(literal(text_of([forest.nodes[-1].id, forest.nodes[9].id])), None, include_deleted=True)
-    assert count(reader, descent_of(kin_of(asked), include_deleted=False)) == 30
+    family = family_of(asked)
+    assert count(reader, descent_of(kin_of(family, written_of(family)), include_deleted=False)) == 30
 
 
 def test_nothing_is_read_of_ancestors_above_a_complete_copy(database_url: str, reader: Engine) -> None:

@@ -89,6 +89,28 @@ def test_a_column_without_a_declared_length_is_read_alike(engine: Engine) -> Non
     pd.testing.assert_frame_equal(frame, messages_df(engine, embeddings=True))
 
 
+def test_a_part_without_vectors_has_the_length_of_the_others(engine: Engine) -> None:
+    load_sample(engine)
+    ids = messages_df(engine)["context_id"].sort_values().array
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table messages alter embedding type vector")
+        connection.exec_driver_sql("update messages set embedding = subvector(embedding, 1, 700)")
+        connection.exec_driver_sql("update messages set embedding = null where context_id <= %s", (ids[200],))
+    frame = messages_df(engine, embeddings=True, connections=2)
+    assert embedding_matrix(frame).shape == (356, 700)
+    pd.testing.assert_frame_equal(frame, messages_df(engine, embeddings=True))
+
+
+def test_parts_of_different_lengths_are_refused(engine: Engine) -> None:
+    load_sample(engine)
+    ids = messages_df(engine)["context_id"].sort_values().array
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table messages alter embedding type vector")
+        connection.exec_driver_sql("update messages set embedding = '[1,2]' where context_id <= %s", (ids[178],))
+    with pytest.raises(DimensionError, match="2, 1536"):
+        messages_df(engine, embeddings=True, connections=2)
+
+
 def test_types_that_bulk_does_not_read_come_over_one_connection(engine: Engine) -> None:
     load_sample(engine)
     with engine.begin() as connection:

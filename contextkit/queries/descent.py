@@ -11,6 +11,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    Label,
     Subquery,
     Uuid,
     and_,
@@ -26,37 +27,42 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from contextkit.models import Context, Message
-from contextkit.queries.lineage import by_index, is_fork, written_of
+from contextkit.queries.lineage import by_index, is_fork
 
 IDS = ARRAY(Uuid(as_uuid=False))
 SUMS = ("length", "tokens", "turns")
 FIGURES = (*SUMS, "first_at", "last_at")
 
 
-def kin_of(asked: CTE) -> CTE:
-    """The asked and their ancestors: id, parent_id, fork_version, source_id, steps, rewritten, complete, number.
-
-    Rows are inherited from `source_id`, and from what that one inherits: the nearest ancestor, so many `steps` above,
-    that has rows up to `fork_version` or is a root. `number` counts the forks of each source one after the other.
-    """
-    kin = select(asked.c.id, case((is_fork(asked.c), asked.c.parent_id)).label("parent_id"), asked.c.fork_version)
-    family = kin.cte("family", recursive=True)
+def family_of(asked: CTE) -> CTE:
+    """The asked and their ancestors, each once: id, parent_id, fork_version."""
+    family = select(
+        asked.c.id, case((is_fork(asked.c), asked.c.parent_id)).label("parent_id"), asked.c.fork_version
+    ).cte("family", recursive=True)
     parent = by_index(
         select(Context.id, case((is_fork(), Context.parent_id)).label("parent_id"), Context.fork_version).where(
             Context.id == family.c.parent_id
         )
     )
-    family = family.union(select(*parent.c).select_from(family).join(parent, true()))
-    written, sources = written_of(family), _sources_of(family)
-    renumbered = func.coalesce(written.c.renumbered, false())
+    return family.union(select(*parent.c).select_from(family).join(parent, true()))
+
+
+def kin_of(family: CTE, written: CTE) -> CTE:
+    """The family with source_id, steps, rewritten, complete, number.
+
+    Rows are inherited from `source_id`, and from what that one inherits: the nearest ancestor, so many `steps` above,
+    that has rows up to `fork_version` or is a root. `number` counts the forks of each source one after the other.
+    """
+    sources = _sources_of(family)
+    source_id = case((sources.c.id.is_(None), family.c.parent_id), else_=sources.c.source_id)
     return (
         select(
             *family.c,
-            sources.c.source_id,
-            sources.c.steps,
-            case((renumbered, "renumbered"), (written.c.id.is_not(None), "copy")).label("rewritten"),
+            source_id.label("source_id"),
+            func.coalesce(sources.c.steps, 1).label("steps"),
+            rewritten(written),
             func.coalesce(written.c.complete, false()).label("complete"),
-            func.row_number().over(order_by=sources.c.source_id).label("number"),
+            func.row_number().over(order_by=source_id).label("number"),
         )
         .join(written, written.c.id == family.c.id, full=True)
         .join(sources, sources.c.id == family.c.id, full=True)
@@ -64,8 +70,14 @@ def kin_of(asked: CTE) -> CTE:
     )
 
 
+def rewritten(written: CTE) -> Label[str]:
+    """How the rows of a fork replace what it inherits: renumbered, copy or null."""
+    renumbered = func.coalesce(written.c.renumbered, false())
+    return case((renumbered, "renumbered"), (written.c.id.is_not(None), "copy")).label("rewritten")
+
+
 def _sources_of(family: CTE) -> Subquery:
-    """Of each fork: id, source_id and steps; some in a cycle have no source."""
+    """Of the forks whose source is not their parent: id, source_id and steps; some in a cycle have no source."""
     above = _passed(family.c.parent_id, family.c.fork_version)
     climb = (
         select(
@@ -74,7 +86,7 @@ def _sources_of(family: CTE) -> Subquery:
             family.c.parent_id.label("source_id"),
             above.c.parent_id.label("next_id"),
         )
-        .outerjoin(above, true())
+        .join(above, true())
         .where(family.c.parent_id.is_not(None))
         .cte("climb", recursive=True)
     )
@@ -165,11 +177,12 @@ def _forks_of(descent: CTE, placed: CTE) -> LateralFromClause:
         "overlays": and_(placed.c.rewritten.is_not_distinct_from("copy"), ~placed.c.complete),
     }
     number = func.generate_series(descent.c.first, descent.c.last).column_valued("fork_number")
-    fork = []
-    for name, value in columns.items():
-        every = func.array_agg(aggregate_order_by(value, placed.c.number), type_=ARRAY(value.type))
-        array = select(every).where(placed.c.source_id.is_not(None)).scalar_subquery()
-        fork.append(array[number].label(name))
+    every = [
+        func.array_agg(aggregate_order_by(value, placed.c.number), type_=ARRAY(value.type)).label(name)
+        for name, value in columns.items()
+    ]
+    arrays = select(*every).where(placed.c.source_id.is_not(None)).cte("arrays")
+    fork = [select(array).scalar_subquery()[number].label(array.key) for array in arrays.c]
     return by_index(select(*fork))
 
 

@@ -6,7 +6,17 @@ from sqlalchemy import CTE, ColumnElement, Select, Subquery, case, false, func, 
 
 from contextkit.models import Context
 from contextkit.queries.columns import Condition, filter_contexts, live
-from contextkit.queries.descent import FIGURES, SUMS, added, descent_of, figures_of, kin_of, own_figures
+from contextkit.queries.descent import (
+    FIGURES,
+    SUMS,
+    added,
+    descent_of,
+    family_of,
+    figures_of,
+    kin_of,
+    own_figures,
+    rewritten,
+)
 from contextkit.queries.history import history_of
 from contextkit.queries.lineage import NO_BOUND, by_index, is_fork, lineage_of, stretches_of, written_of
 
@@ -17,11 +27,12 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[*tu
     In a cycle root_id, depth and the figures are null.
     """
     listed = _listed(where, include_deleted=include_deleted)
-    kin = kin_of(listed)
-    descent = descent_of(kin, include_deleted=include_deleted)
+    family = family_of(listed)
+    written = written_of(family)
+    descent = descent_of(kin_of(family, written), include_deleted=include_deleted)
     merged = _merged_figures(listed, descent, include_deleted=include_deleted)
     own = own_figures(listed.c.id, literal(NO_BOUND), ~descent.c.overlaid, include_deleted=include_deleted)
-    written_by = case((listed.c.is_fork, func.coalesce(kin.c.rewritten, "reference")), else_="root")
+    written_by = case((listed.c.is_fork, func.coalesce(rewritten(written), "reference")), else_="root")
     figures = []
     for name in FIGURES:
         replaced = func.coalesce(merged.c[name], 0) if name in SUMS else merged.c[name]
@@ -39,7 +50,7 @@ def select_forks(*where: Condition, include_deleted: bool = False) -> Select[*tu
             listed.c.forks,
             *figures,
         )
-        .join(kin, kin.c.id == listed.c.id, full=True)
+        .join(written, written.c.id == listed.c.id, full=True)
         .join(descent, descent.c.id == listed.c.id, full=True)
         .join(merged, merged.c.place == listed.c.place, full=True)
         .join(own, true())
@@ -57,7 +68,8 @@ def select_families(*where: Condition, include_deleted: bool = False) -> Select[
     columns = (Context.id, Context.parent_id, Context.fork_version, Context.created_at)
     numbered = select(*columns, func.row_number().over().label("place"))
     asked = filter_contexts(numbered, where, include_deleted=include_deleted).cte("asked")
-    descent = descent_of(kin_of(asked), include_deleted=True)
+    family = family_of(asked)
+    descent = descent_of(kin_of(family, written_of(family)), include_deleted=True)
     own = own_figures(asked.c.id, literal(NO_BOUND), true(), include_deleted=True)
     root = by_index(select(Context.id, Context.created_at).where(Context.id == descent.c.root_id))
     return (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from sqlalchemy import Engine
@@ -12,24 +13,24 @@ from tests.benchmarks.ground import Database, Ground
 
 @dataclass(frozen=True)
 class Load:
-    """`rows` are contexts in a forest, or else messages in a sample."""
+    """`prepared` gives the load alone; `rows` are contexts in a forest, or else messages in a sample."""
 
-    run: Callable[[Engine], pd.DataFrame]
+    prepared: Callable[[Engine], Callable[[], pd.DataFrame]]
     forest: bool = False
 
     def database(self, ground: Ground, rows: int) -> Database:
         return ground.forest(rows) if self.forest else ground.sample(rows)
 
 
-def _histories(engine: Engine) -> pd.DataFrame:
-    return history_df(engine, contexts_df(engine)["context_id"])
+def _histories(engine: Engine) -> Callable[[], pd.DataFrame]:
+    return partial(history_df, engine, contexts_df(engine)["context_id"])
 
 
 LOADS = {
-    "messages_df": Load(messages_df),
-    "messages_df with embeddings": Load(lambda engine: messages_df(engine, embeddings=True)),
+    "messages_df": Load(lambda engine: partial(messages_df, engine)),
+    "messages_df with embeddings": Load(lambda engine: partial(messages_df, engine, embeddings=True)),
     "history_df of all contexts": Load(_histories),
-    "contexts_df": Load(contexts_df, forest=True),
-    "forks_df": Load(forks_df, forest=True),
+    "contexts_df": Load(lambda engine: partial(contexts_df, engine), forest=True),
+    "forks_df": Load(lambda engine: partial(forks_df, engine), forest=True),
     "history_df of all contexts, half of them forks": Load(_histories, forest=True),
 }

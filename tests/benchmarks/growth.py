@@ -15,7 +15,7 @@ DEPTHS = (300, 1_000, 3_000)
 def measure(ground: Ground) -> Iterator[Measure]:
     for name, load in LOADS.items():
         unit = "contexts" if load.forest else "messages"
-        calls = {size: partial(load.run, load.database(ground, size).engine) for size in SIZES}
+        calls = {size: load.prepared(load.database(ground, size).engine) for size in SIZES}
         yield _fitted(f"{name}, {SIZES[-1]:,} {unit}", calls)
     chains = {depth: partial(forks_df, ground.chain(depth).engine) for depth in DEPTHS}
     yield _fitted(f"forks_df of one chain, {DEPTHS[-1]:,} deep", chains)
