@@ -24,6 +24,8 @@ from tests.pooler import Pooler, running_pooler
 POOLERS: dict[str, Pooler] = {}
 """The pooler in front of a server, by the server's URL."""
 
+collect_ignore = ["fuzz/one.py"]  # it needs the fuzzer, which `make fuzz` installs elsewhere
+
 # Shells let what runs in the background ignore interrupts, and some tests send one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
