@@ -2,7 +2,8 @@
 
 import json
 from binascii import hexlify
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,7 +21,8 @@ from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, Executable, event, text
 
 from contextkit.bulk import Bulk, bulk_in_place_of, forget_types
-from contextkit.connection import settings_of, translated_errors
+from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
+from contextkit.errors import ReadOnlyError
 from contextkit.interrupts import beside
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
@@ -80,15 +82,16 @@ def fetch(
     """Columns of a statement's rows.
 
     Args:
-        engine: in bulk only if `connect` opened it; others may hold what their URL does not say.
+        engine: in bulk only if `connect` opened it and nothing was added since; else its URL does not say all.
         statement: a select or `text`.
         parameters: values of its bound parameters.
         bulk: whether many rows are expected; by default the planner of the server is asked, if it can know.
     """
     with translated_errors():
-        if settings_of(engine) is None or bulk is False:
+        if bulk is False or not reads_in_bulk(engine):
             return _fetch_pooled(engine, statement, parameters)
-        with engine.connect() as connection:
+        # Of what the planner does not take, such as SHOW.
+        with suppress(psycopg.errors.SyntaxError), _reading(engine) as connection:
             sql = literal_sql(connection, statement, parameters)
             weight = _weight(statement)
             # Of a bulk read, only the room for vectors depends on it.
@@ -97,7 +100,9 @@ def fetch(
                 return columns_of(connection, statement, parameters)
             reading = bulk_in_place_of(connection)
             columns = reading.run(partial(_fetch_bulk, reading, sql, rows))
-        return _fetch_pooled(engine, statement, parameters) if columns is None else columns
+            if columns is not None:
+                return columns
+        return _fetch_pooled(engine, statement, parameters)
 
 
 def _weight(statement: Executable) -> int:
@@ -108,8 +113,24 @@ def _weight(statement: Executable) -> int:
 # On the pool
 
 
+@contextmanager
+def _reading(engine: Engine) -> Iterator[Connection]:
+    """A connection in a read-only transaction where the engine writes, too: what is not committed would be lost."""
+    settings = settings_of(engine)
+    writes = settings is not None and settings.write
+    try:
+        with engine.connect() as connection:
+            if writes and reads_in_bulk(engine):  # without a round trip
+                connection.execution_options(postgresql_readonly=True)
+            elif writes:  # a listener may have begun the transaction already
+                connection.exec_driver_sql("set transaction read only")
+            yield connection
+    except ReadOnlyError as error:
+        raise (ReadOnlyError(ONLY_READS) if writes else error) from None
+
+
 def _fetch_pooled(engine: Engine, statement: Executable, parameters: Mapping[str, Any] | None) -> list[Column]:
-    with engine.connect() as connection:
+    with _reading(engine) as connection:
         return columns_of(connection, statement, parameters)
 
 

@@ -27,6 +27,7 @@ def check_df(engine: Engine) -> pd.DataFrame:
         orphan_fork: only one of parent_id and fork_version is set, so that nothing is inherited.
         message_count, total_tokens: differs from what the live messages give.
         latest_version: below the largest version.
+        version_below_1: versions are 1, 2, 3 …; functions count the rows of others differently.
         version_gap (note): versions of its own are missing.
 
     One row per live message, by both ids:

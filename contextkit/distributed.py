@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pandas as pd
 from sqlalchemy import URL, Engine, Select, false, text
 
-from contextkit.connection import Settings, engine_at, settings_of, translated_errors
+from contextkit.connection import Settings, engine_at, reads_in_bulk, settings_of, translated_errors
 from contextkit.extras import needed
 from contextkit.frames import check_lineages, messages_df, read_df, stored_histories
 from contextkit.literals import literal_sql
@@ -50,7 +50,8 @@ def messages_dask(
 
     Raises:
         MissingExtraError: dask is not installed.
-        ValueError: the engine is not from `connect`, or a condition has a value that SQL cannot spell.
+        ValueError: the engine is not from `connect` or has listeners or execution options of its user's, which do not
+            travel to workers; or a condition has a value that SQL cannot spell.
     """
     counted = select_message_partitions(positive("npartitions", npartitions), *where, include_deleted=include_deleted)
     statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
@@ -75,7 +76,8 @@ def histories_dask(
 
     Raises:
         MissingExtraError: dask is not installed.
-        ValueError: the engine is not from `connect`, or a condition has a value that SQL cannot spell.
+        ValueError: the engine is not from `connect` or has listeners or execution options of its user's, which do not
+            travel to workers; or a condition has a value that SQL cannot spell.
     """
     counted = select_history_partitions(positive("npartitions", npartitions), *where, include_deleted=include_deleted)
     statement = select_contexts(*where, include_deleted=include_deleted).order_by(None).order_by(Context.id)
@@ -115,6 +117,11 @@ def _parts(
     settings = settings_of(engine)
     if settings is None:
         raise ValueError("workers need to open the database, too: give an engine from connect()")
+    if not reads_in_bulk(engine):
+        raise ValueError(
+            "the engine's listeners and execution options do not travel to workers, which would read other rows; "
+            "give an engine from connect() without any, and set a role or search_path by `options` in its URL"
+        )
     settings = replace(settings, write=False, pool_size=1, server=None)
     call = uuid4().hex
     with translated_errors(), engine.connect() as connection:

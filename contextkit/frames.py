@@ -292,7 +292,7 @@ def check_lineages(engine: Engine, contexts: list[str], as_of: datetime | None, 
     for id_, state in states.items():
         if state.lineage is not None:
             raise LineageError(
-                f"the parents of context {id_} form a cycle: {' -> '.join(_first_turn(state.lineage))}; "
+                f"the parents of context {id_} form a cycle: {_some(_first_turn(state.lineage), ' -> ')}; "
                 "its owner has to set one parent_id to null"
             )
     gone = [id_ for id_, state in states.items() if _is_gone(state.deleted_at, as_of)]
@@ -310,8 +310,8 @@ def _first_turn(lineage: list[str]) -> list[str]:
     return lineage[: end + 1]
 
 
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+def _some(ids: list[str], joint: str = ", ") -> str:
+    return joint.join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
 def embedding_matrix(frame: pd.DataFrame) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Select
 
 from contextkit.arrow import Column, execute_bulk, fetch
 from contextkit.bulk import bulk_in_place_of
-from contextkit.connection import settings_of, translated_errors
+from contextkit.connection import reads_in_bulk, settings_of, translated_errors
 from contextkit.interrupts import start
 from contextkit.literals import literal_sql
 from contextkit.models import Message
@@ -35,7 +35,7 @@ def fetch_parallel(
     """Columns of a statement over messages, as `fetch` gives them, read over several connections at once.
 
     Args:
-        engine: from `connect`.
+        engine: from `connect`; with listeners or options that were added to it, read over one connection.
         statement: from `select_messages`, by context and version.
         partitions: of the same messages, from `select_message_partitions`.
         connections: at most the pool's size; each takes a place in it.
@@ -51,6 +51,8 @@ def fetch_parallel(
             f"connections is {connections}, and the pool of this engine has {settings.pool_size}; "
             f"open it with connect(pool_size={connections})"
         )
+    if not reads_in_bulk(engine):
+        return fetch(engine, statement, bulk=False)
     with translated_errors():
         with _places(engine, connections) as places:
             reading = _Reading(places, statement)

@@ -116,6 +116,10 @@ DEFECTS: dict[str, list[tuple[str, str | None, str | None, str]]] = {
     "delete from messages where id = :m3; update contexts set message_count = 11, total_tokens = 22 where id = :root": [
         ("version_gap", "root", None, "1 missing between versions 1 and 12")
     ],
+    "update messages set version = -1 where id = :m1": [
+        ("version_below_1", "root", None, "its least version is -1"),
+        ("version_gap", "root", None, "1 missing between versions 1 and 12"),
+    ],
     "update messages set version = 8 where context_id = :fork; update contexts set latest_version = 12": [
         ("version_gap", "fork", None, "3 missing between versions 5 and 8")
     ],

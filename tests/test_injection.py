@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import Engine, bindparam, event, literal, select, text
+from sqlalchemy.engine import ExceptionContext
 from typer.testing import CliRunner
 
 import contextkit as ck
@@ -305,9 +306,15 @@ def bound() -> Iterator[None]:
         if MARK in statement and 'messages."' not in statement:
             raise AssertionError(f"unbound: {statement:.200}")
 
-    event.listen(Engine, "before_cursor_execute", look)
+    def look_at_failed(context: ExceptionContext) -> None:
+        look(None, None, context.statement or "")
+
+    # After it ran: with listeners that come before, nothing would be read in bulk.
+    event.listen(Engine, "after_cursor_execute", look)
+    event.listen(Engine, "handle_error", look_at_failed)
     yield
-    event.remove(Engine, "before_cursor_execute", look)
+    event.remove(Engine, "after_cursor_execute", look)
+    event.remove(Engine, "handle_error", look_at_failed)
 
 
 def attempt(world: World, name: str, function: Try, value: str) -> str:

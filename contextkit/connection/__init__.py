@@ -15,7 +15,9 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 
 import contextkit.parameters  # noqa: F401  # each engine copies what psycopg knows of types
+from contextkit.connection.additions import is_added_to, note_listeners
 from contextkit.connection.driver import (
+    ONLY_READS,
     READ_ONLY,
     CommitLostError,
     again_while_full,
@@ -42,6 +44,7 @@ from contextkit.secret import Secret, without_history
 from contextkit.server import EmbeddedServer
 
 __all__ = [
+    "ONLY_READS",
     "READ_ONLY",
     "Settings",
     "again_while_full",
@@ -53,6 +56,7 @@ __all__ = [
     "found_url",
     "is_pooled",
     "libpq_uri",
+    "reads_in_bulk",
     "separate_engine",
     "settings_of",
     "silence_of",
@@ -111,6 +115,9 @@ def connect(
     statement may take as long as `statement_timeout` allows, however silent its own connection is. Where a connection
     is lost nothing is written, unless a commit was waited for: then the error says that this is unknown.
 
+    Listeners and execution options that are set on the engine, such as a search_path, a role or a
+    schema_translate_map, hold for every read here: all then go over the pool, and `connections` has no effect.
+
     Args:
         url: postgres://, postgresql:// or postgresql+psycopg://.
         write: allow writing.
@@ -121,7 +128,7 @@ def connect(
         connect_timeout: seconds to wait for a connection, at least 2, and for a server that has fallen silent;
             `connect_timeout` in the URL comes first.
         statement_timeout: seconds after which the server cancels a statement; none by default. `connect_timeout`
-            later it is waited for no more.
+            later it is waited for no more. Not of statements in AUTOCOMMIT or on a raw driver connection.
 
     Raises:
         ValueError: the URL cannot be read or is not PostgreSQL's, or a number is out of range.
@@ -142,6 +149,11 @@ def connect(
 def settings_of(engine: Engine) -> Settings | None:
     """Give the settings of an engine from `connect`; None for any other engine."""
     return engine.get_execution_options().get("contextkit")
+
+
+def reads_in_bulk(engine: Engine) -> bool:
+    """Tell whether connections opened by the URL alone see what those of the engine's pool see."""
+    return settings_of(engine) is not None and not is_added_to(engine)
 
 
 def silence_of(connection: Connection) -> Silence | None:
@@ -248,6 +260,7 @@ def engine_at(url: URL, settings: Settings) -> Engine:
         use_native_hstore=False,
     )
     _listen(engine, settings)
+    note_listeners(engine)
     return engine
 
 

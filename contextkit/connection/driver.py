@@ -29,6 +29,7 @@ class CommitLostError(psycopg.OperationalError):
 
 
 READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
+ONLY_READS = "read_df and its like only read; write with engine.begin()"
 NO_WRITES = (
     "the server refuses writes here: it is a read replica, or default_transaction_read_only is on for the role or the "
     "database, or this was opened for reading; write on the primary, with connect(write=True), or ask the owner"

@@ -35,6 +35,7 @@ SEVERITIES: dict[str, Severity] = {
     "schema": "warning",
     "total_tokens": "warning",
     "unknown_role": "warning",
+    "version_below_1": "warning",
     "zero_embeddings": "warning",
     # Legal, and good to know.
     "call_without_result": "note",

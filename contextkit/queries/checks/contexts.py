@@ -11,7 +11,7 @@ from contextkit.queries.lineage import is_fork
 
 
 def select_false_counters() -> CompoundSelect[*tuple[Any, ...]]:
-    """Counters that differ from a context's rows, versions that it lacks, and messages without a context."""
+    """Counters that differ from a context's rows, versions that it lacks or that are none, and lost messages."""
     tally = _tallies()
     counters = [
         finding(name, f"{name} is ", tally.c[name], ", its live messages give ", given, context_id=tally.c.id).where(
@@ -27,9 +27,10 @@ def select_false_counters() -> CompoundSelect[*tuple[Any, ...]]:
     lacking = tally.c.last - tally.c.inherited - tally.c.own
     missing = (lacking, " missing between versions ", tally.c.inherited + 1, " and ", tally.c.last)
     gaps = finding("version_gap", *missing, context_id=tally.c.id).where(tally.c.own > 0, lacking > 0)
+    below = finding("version_below_1", "its least version is ", tally.c.least, context_id=tally.c.id)
     known = tally.c.id.is_not(None)
     lost = finding("missing_context", tally.c.rows, " messages without it", context_id=tally.c.context_id)
-    return union_all(*counters, behind, gaps.where(known), lost.where(~known))
+    return union_all(*counters, behind, gaps.where(known), below.where(known, tally.c.least < 1), lost.where(~known))
 
 
 def _tallies() -> CTE:
@@ -44,6 +45,7 @@ def _tallies() -> CTE:
             func.count().label("rows"),
             func.count().filter(IS_LIVE).label("messages"),
             func.coalesce(func.sum(Message.token_count).filter(IS_LIVE), 0).label("tokens"),
+            func.min(Message.version).label("least"),
             func.max(Message.version).label("last"),
             func.count().filter(Message.version > inherited).label("own"),
         )
