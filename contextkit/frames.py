@@ -72,6 +72,7 @@ def read_df(engine: Engine, statement: Executable) -> pd.DataFrame:
         `datetime64[us, UTC]`, embeddings `fixed_size_list<float32>`, json Python objects.
 
     Raises:
+        ReadOnlyError: the statement writes, also where the engine may.
         SchemaError: tables or columns are missing.
         DatabaseUnavailableError: nothing answers.
 

@@ -33,19 +33,14 @@ def url(engine: Engine, database_url: str) -> str:
     """A database with the sample in public, and a context and its fork, with a message each, in the schema mine."""
     load_sample(engine)
     with engine.begin() as connection:
-        for sql in (
-            "create schema mine",
-            *(f"create table mine.{name} (like {name} including all)" for name in TABLES),
-        ):
-            connection.execute(text(sql))
+        connection.execute(text("create schema mine"))
+        for table in ("contexts", "messages"):
+            connection.execute(text(f"create table mine.{table} (like {table} including all)"))
     with connect_listener(connect(database_url, write=True)) as mine:
         root = add_context(mine)
         append_messages(mine, root, [{"role": "user", "content": "mine"}])
         append_messages(mine, fork_context(mine, root), [{"role": "user", "content": "mine"}])
     return database_url
-
-
-TABLES = ("contexts", "messages")
 
 
 @contextmanager
