@@ -116,7 +116,8 @@ def connect(
     is lost nothing is written, unless a commit was waited for: then the error says that this is unknown.
 
     Listeners and execution options that are set on the engine, such as a search_path, a role or a
-    schema_translate_map, hold for every read here: all then go over the pool, and `connections` has no effect.
+    schema_translate_map, hold for every read here: all then go over the pool, and `connections` has no effect. What
+    asks the catalog, for indexes or in `schema_status` and `check_df`, goes by the search_path alone.
 
     Args:
         url: postgres://, postgresql:// or postgresql+psycopg://.
