@@ -40,6 +40,7 @@ class Bulk:
         self.engine = connection.engine
         self._silence = silence_of(connection)
         self._running: list[Any] = []
+        self._waits: list[None] = []
         self._over = False
         self._lock = threading.Lock()
 
@@ -54,14 +55,24 @@ class Bulk:
             for cursor in self._running:
                 cursor.adbc_cancel()
 
-    def heard(self) -> None:
-        """Note that something came, or that another statement begins."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the driver is waited for: only then is a silence the server's."""
+        self._heard()
+        self._waits.append(None)
+        try:
+            yield
+        finally:
+            self._waits.pop()
+            self._heard()
+
+    def _heard(self) -> None:
         if self._silence is not None:
             self._silence.end()
 
     def _check(self) -> None:
         try:
-            if self._silence is not None:
+            if self._silence is not None and self._waits:
                 self._silence.check()
         except SilentError:
             self._over = True
@@ -76,16 +87,17 @@ class Bulk:
         settings = settings_of(self.engine)
         assert settings is not None  # noqa: S101 - fetch asks for engines of connect only
         try:
-            connection = again_while_full(self._opened)
+            with self.waiting():
+                connection = again_while_full(self._opened)
         except BulkError as error:
             raise unreachable(self.engine.url, error) from None
         try:
             try:
-                self.heard()
                 with connection.cursor() as cursor, self._cancelled_with_others(cursor):
-                    cursor.execute("set transaction read only")
-                    if settings.limit_statements:
-                        cursor.execute(settings.limit_statements)
+                    with self.waiting():
+                        cursor.execute("set transaction read only")
+                        if settings.limit_statements:
+                            cursor.execute(settings.limit_statements)
                     try:
                         yield cursor
                     except (OSError, pa.ArrowException) as error:
@@ -93,7 +105,8 @@ class Bulk:
                         if str(error).startswith("[libpq]"):
                             cast(Any, cursor)._results.reader._helper.check_error(error)
                         raise
-                connection.rollback()  # as in `bulk_in_place_of`
+                with self.waiting():
+                    connection.rollback()  # as in `bulk_in_place_of`
             finally:
                 connection.close()
         except BulkError as error:
