@@ -45,7 +45,11 @@ class Bulk:
         self._lock = threading.Lock()
 
     def run(self, work: Callable[[], _Result]) -> _Result:
-        """Result of what opens cursors here; ends it when the user interrupts it or the server is lost."""
+        """Result of what opens cursors here; ends it when the user interrupts it or the server is lost.
+
+        ADBC shows no socket, so what waits for a lost server cannot be ended from here: its threads and its connection
+        stay until the server or the operating system ends that one.
+        """
         return interruptible(work, self.cancel, self._check, PATIENCE)
 
     def cancel(self) -> None:
