@@ -209,9 +209,9 @@ def execute_bulk(
 ) -> list[Column] | None:
     """Columns of a query, vectors in the matrix given for them, or None if only the pool reads or refuses one."""
     cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
-    bulk.heard()
-    cursor.execute(sql)
-    reader = cursor.fetch_record_batch()
+    with bulk.waiting():
+        cursor.execute(sql)
+        reader = cursor.fetch_record_batch()
     if not all(_type_name(field) in BULK_TYPES for field in reader.schema):
         forget_types(bulk.engine)
         return None
@@ -229,11 +229,14 @@ def _read(
     types = [_type_name(field) for field in reader.schema]
     vectors = {place: vector_column() for place, kind in enumerate(types) if kind == "vector"}
     chunks: list[list[pa.Array]] = [[] for _ in types]
-    read = partial(next, reader, None)
+
+    def read() -> pa.RecordBatch | None:
+        with bulk.waiting():
+            return next(reader, None)
+
     with beside() as begin:  # a batch is read while one is decoded, so that the server need not wait
         following = begin(read)
         while (batch := following.result()) is not None:
-            bulk.heard()
             following = begin(read)
             for place, array in enumerate(batch.columns):
                 if place in vectors:
@@ -243,8 +246,10 @@ def _read(
                     chunks[place].append(pa.concat_arrays([array], ALLOCATOR))
 
     def dimensions() -> int:
-        cursor.execute(str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL)))
-        return _length((cursor.fetchone() or (None,))[0])
+        sql = str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL))
+        with bulk.waiting():
+            cursor.execute(sql)
+            return _length((cursor.fetchone() or (None,))[0])
 
     columns = []
     for place, (name, kind) in enumerate(zip(reader.schema.names, types, strict=True)):

@@ -40,11 +40,16 @@ class Bulk:
         self.engine = connection.engine
         self._silence = silence_of(connection)
         self._running: list[Any] = []
+        self._waits: list[None] = []
         self._over = False
         self._lock = threading.Lock()
 
     def run(self, work: Callable[[], _Result]) -> _Result:
-        """Result of what opens cursors here; ends it when the user interrupts it or the server is lost."""
+        """Result of what opens cursors here; ends it when the user interrupts it or the server is lost.
+
+        ADBC shows no socket, so what waits for a lost server cannot be ended from here: its threads and its connection
+        stay until the server or the operating system ends that one.
+        """
         return interruptible(work, self.cancel, self._check, PATIENCE)
 
     def cancel(self) -> None:
@@ -54,14 +59,24 @@ class Bulk:
             for cursor in self._running:
                 cursor.adbc_cancel()
 
-    def heard(self) -> None:
-        """Note that something came, or that another statement begins."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the driver is waited for: only then is a silence the server's."""
+        self._heard()
+        self._waits.append(None)
+        try:
+            yield
+        finally:
+            self._waits.pop()
+            self._heard()
+
+    def _heard(self) -> None:
         if self._silence is not None:
             self._silence.end()
 
     def _check(self) -> None:
         try:
-            if self._silence is not None:
+            if self._silence is not None and self._waits:
                 self._silence.check()
         except SilentError:
             self._over = True
@@ -76,16 +91,17 @@ class Bulk:
         settings = settings_of(self.engine)
         assert settings is not None  # noqa: S101 - fetch asks for engines of connect only
         try:
-            connection = again_while_full(self._opened)
+            with self.waiting():
+                connection = again_while_full(self._opened)
         except BulkError as error:
             raise unreachable(self.engine.url, error) from None
         try:
             try:
-                self.heard()
                 with connection.cursor() as cursor, self._cancelled_with_others(cursor):
-                    cursor.execute("set transaction read only")
-                    if settings.limit_statements:
-                        cursor.execute(settings.limit_statements)
+                    with self.waiting():
+                        cursor.execute("set transaction read only")
+                        if settings.limit_statements:
+                            cursor.execute(settings.limit_statements)
                     try:
                         yield cursor
                     except (OSError, pa.ArrowException) as error:
@@ -93,7 +109,8 @@ class Bulk:
                         if str(error).startswith("[libpq]"):
                             cast(Any, cursor)._results.reader._helper.check_error(error)
                         raise
-                connection.rollback()  # as in `bulk_in_place_of`
+                with self.waiting():
+                    connection.rollback()  # as in `bulk_in_place_of`
             finally:
                 connection.close()
         except BulkError as error:

@@ -86,11 +86,11 @@ class _Reading:
     def columns(self, partitions: Select[*tuple[Any, ...]]) -> Columns:
         """Columns of the statement, or None if bulk does not read them."""
         with self._cursor() as cursor:
-            ((snapshot,),) = _rows(cursor, "select pg_export_snapshot()")
+            ((snapshot,),) = self._rows(cursor, "select pg_export_snapshot()")
             sql = self._sql(partitions)
             if sql is None:
                 return None
-            parts = partitions_of(_rows(cursor, sql))
+            parts = partitions_of(self._rows(cursor, sql))
             matrix = self._matrix(cursor, sum(part.rows for part in parts))
             ends = np.cumsum([part.rows for part in parts])[:-1]
             slices = [None] * len(parts) if matrix is None else np.split(matrix, ends)
@@ -103,16 +103,17 @@ class _Reading:
     @contextmanager
     def _cursor(self, snapshot: str | None = None) -> Iterator[Any]:
         with self.bulk.cursor() as cursor:
-            cursor.execute("set transaction isolation level repeatable read")
-            if snapshot is not None:
-                cursor.execute(f"set transaction snapshot '{snapshot}'")
+            with self.bulk.waiting():
+                cursor.execute("set transaction isolation level repeatable read")
+                if snapshot is not None:
+                    cursor.execute(f"set transaction snapshot '{snapshot}'")
             yield cursor
 
     def _matrix(self, cursor: Any, rows: int) -> Matrix | None:
         """Room for all embeddings, if there are any and their length is declared."""
         if "embedding" not in self._statement.selected_columns:
             return None
-        ((length,),) = _rows(cursor, str(self._sql(select_embedding_dimensions())))
+        ((length,),) = self._rows(cursor, str(self._sql(select_embedding_dimensions())))
         return np.empty((rows, length), np.float32) if length > 0 else None
 
     def _read_beside(self, snapshot: str, part: Partition, target: Matrix | None) -> Columns:
@@ -123,14 +124,14 @@ class _Reading:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
         return None if sql is None else execute_bulk(self.bulk, cursor, sql, part.rows, target)
 
+    def _rows(self, cursor: Any, sql: str) -> list[Any]:
+        with self.bulk.waiting():
+            cursor.execute(sql)
+            rows: list[Any] = cursor.fetchall()
+        return rows
+
     def _sql(self, statement: Select[*tuple[Any, ...]]) -> str | None:
         return literal_sql(self._connection, statement)
-
-
-def _rows(cursor: Any, sql: str) -> list[Any]:
-    cursor.execute(sql)
-    rows: list[Any] = cursor.fetchall()
-    return rows
 
 
 def _at_once(tasks: Sequence[Callable[[], _Result]], cancel: Callable[[], None]) -> list[_Result]:

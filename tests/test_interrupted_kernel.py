@@ -170,7 +170,7 @@ def notebook(server_url: str, migrated: str, tmp_path_factory: pytest.TempPathFa
 
 @contextmanager
 def _database(server_url: str, migrated: str) -> Iterator[list[str]]:
-    databases = _fresh(server_url, migrated)
+    databases = _fresh(server_url, migrated, direct=True)  # the search_path of a URL passes no pooler
     yield [next(databases)]
     next(databases, None)
 

@@ -339,7 +339,7 @@ def test_an_upgrade_is_one_transaction_on_any_engine(empty_url: str, level: str)
 
 
 def test_an_upgrade_waits_for_another_that_runs(empty: Engine) -> None:
-    with psycopg.connect(url_of(empty)) as other, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, psycopg.connect(url_of(empty)) as other:
         other.execute(str(migrate.LOCK))
         waiting = pool.submit(upgrade, empty)
         waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"

@@ -113,7 +113,9 @@ def connect(
     A network that is gone is noticed: a server that says nothing while a statement runs is asked on a new connection
     whether it still answers, and one that does not is unavailable after `connect_timeout`. As long as it answers, a
     statement may take as long as `statement_timeout` allows, however silent its own connection is. Where a connection
-    is lost nothing is written, unless a commit was waited for: then the error says that this is unknown.
+    is lost nothing is written, unless a commit was waited for: then the error says that this is unknown. Where a read
+    of many rows is given up, its connection and two threads stay until the server or the operating system ends the
+    connection; `engine.dispose()` does not.
 
     Listeners and execution options that are set on the engine, such as a search_path, a role or a
     schema_translate_map, hold for every read here: all then go over the pool, and `connections` has no effect. What
@@ -129,7 +131,8 @@ def connect(
         connect_timeout: seconds to wait for a connection, at least 2, and for a server that has fallen silent;
             `connect_timeout` in the URL comes first.
         statement_timeout: seconds after which the server cancels a statement; none by default. `connect_timeout`
-            later it is waited for no more. Not of statements in AUTOCOMMIT or on a raw driver connection.
+            later it is waited for no more. Waiting for notifications is not limited, nor are statements in AUTOCOMMIT or on
+            a raw driver connection.
 
     Raises:
         ValueError: the URL cannot be read or is not PostgreSQL's, or a number is out of range.

@@ -28,6 +28,10 @@ class CommitLostError(psycopg.OperationalError):
     """The connection ended while a commit was waited for."""
 
 
+class StuckError(psycopg.OperationalError):
+    """A connection has said nothing for longer than a statement may take."""
+
+
 READ_ONLY = "this engine was opened for reading; to write, open one with connect(write=True)"
 ONLY_READS = "read_df and its like only read; write with engine.begin()"
 NO_WRITES = (
@@ -200,5 +204,10 @@ def lost(error: BaseException | None, *, committing: bool = False) -> DatabaseUn
         return DatabaseUnavailableError(
             f"the connection was lost{suffix}, and it is unknown whether the last changes were written; "
             "look before you repeat them"
+        )
+    if isinstance(error, StuckError):
+        return DatabaseUnavailableError(
+            "no answer within statement_timeout and connect_timeout together, so the connection was given up; "
+            "run it again, or allow more time"
         )
     return DatabaseUnavailableError(f"the connection was lost{suffix}; run it again")

@@ -1,5 +1,6 @@
 """A connection that asks, while it waits, whether the server still answers: nobody waits for a lost one for ever."""
 
+import math
 import socket
 import time
 from dataclasses import dataclass, field
@@ -7,8 +8,9 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 
-from contextkit.connection.driver import CommitLostError, is_lost, state_of
+from contextkit.connection.driver import CommitLostError, StuckError, is_lost, state_of
 from contextkit.interrupts import HopelessError
 
 _Result = TypeVar("_Result")
@@ -17,11 +19,7 @@ SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
 """What every server and pooler answers with one byte, whoever asks: the request for TLS of PostgreSQL's protocol."""
 
 
-class StuckError(psycopg.OperationalError):
-    """A connection has said nothing for longer than a statement may take."""
-
-
-class SilentError(StuckError, HopelessError):
+class SilentError(psycopg.OperationalError, HopelessError):
     """A connection says nothing, and its server does not answer new ones either."""
 
 
@@ -32,32 +30,43 @@ class Silence:
     family: int
     address: Any
     patience: float
-    """Seconds until it is lost: half of them in silence, half of them asking on a new connection."""
+    """Seconds until it is lost: a quarter of them in silence, the others asking on new connections."""
     longest: float | None
     """Seconds that its longest statement may take, if that is limited."""
     since: float = field(default_factory=time.monotonic)
-    asked: float = 0.0
+    answered: float = -math.inf
+    """When a new connection was answered last."""
+    asking: float = -math.inf
+    """Since when new ones are asked for an answer; over when something came later."""
 
     def end(self) -> None:
         """Something was heard."""
         self.since = time.monotonic()
 
-    def check(self) -> None:
-        """Raise a StuckError or a SilentError if waiting is in vain."""
+    def check(self, *, running: bool = True) -> None:
+        """Raise a StuckError if a statement that runs is waited for in vain, a SilentError if anything is."""
         now = time.monotonic()
-        if now - max(self.since, self.asked) > self.patience / 2:
-            if not self._answers():
-                raise SilentError("no answer")
-            self.asked = time.monotonic()
-        if self.longest is not None and now - self.since > self.longest + self.patience:
+        if running and self.longest is not None and now - self.since > self.longest + self.patience:
             raise StuckError("no answer within statement_timeout")
+        came = max(self.since, self.answered)
+        if now - came <= self.patience / 4:
+            return
+        if self.asking <= came:
+            self.asking = now
+        deadline = self.asking + self.patience * 3 / 4
+        # Not as soon as asking has failed: meanwhile the connection itself may have got something.
+        if now >= deadline:
+            raise SilentError("no answer")
+        if self._answers(deadline):
+            self.answered = time.monotonic()
 
-    def _answers(self) -> bool:
+    def _answers(self, deadline: float) -> bool:
         try:
             with socket.socket(self.family) as asking:
-                asking.settimeout(self.patience / 2)
+                asking.settimeout(max(0.0, deadline - time.monotonic()))
                 asking.connect(self.address)
                 asking.sendall(SSL_REQUEST)
+                asking.settimeout(max(0.0, deadline - time.monotonic()))
                 return bool(asking.recv(1))
         except OSError:
             return False
@@ -137,11 +146,12 @@ class WatchedConnection(psycopg.Connection[Any]):
                 if ready:
                     silence.end()
                 else:
-                    silence.check()
+                    # One that waits for notifications may do so for as long as it likes.
+                    silence.check(running=self.pgconn.transaction_status == TransactionStatus.ACTIVE)
                 wanted = gen.send(ready)
         except StopIteration as end:
             result: _Result = end.value
             return result
-        except StuckError:
+        except (StuckError, SilentError):
             self.pgconn.finish()
             raise

@@ -1,0 +1,202 @@
+"""Who is waited for and who is not, by a clock that the tests set."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, make_url, text
+
+import contextkit.arrow as arrow_module
+import contextkit.connection.silence as silence_module
+from contextkit import DatabaseUnavailableError, connect, read_df
+from contextkit.bulk import Bulk
+from contextkit.connection.silence import Silence, SilentError
+from contextkit.server import SOCKET
+from tests.faults.proxy import Proxy, running_proxy
+
+PATIENCE = 0.2
+"""Short, as what says nothing is really waited for."""
+CONNECT_TIMEOUT, STATEMENT_TIMEOUT = 20.0, 3.0
+
+
+class Clock:
+    """A clock that goes on when told to, and by so much whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+        self.step = 0.0
+        self.at: Callable[[float], object] = lambda _now: None
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        self.at(self.now)
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(silence_module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A server that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        yield listener
+
+
+def silence_at(listener: socket.socket, clock: Clock) -> Silence:
+    return Silence(listener.family, listener.getsockname(), PATIENCE, None, since=clock.now)
+
+
+def seconds_until_given_up(check: Callable[[], None], clock: Clock) -> float:
+    """Seconds that pass, an eighth of the patience at a time."""
+    began = clock.now
+    for _ in range(100):
+        clock.now += PATIENCE / 8
+        try:
+            check()
+        except SilentError:
+            return clock.now - began
+    return float("inf")
+
+
+def answer(listener: socket.socket) -> None:
+    """Answer every connection, until the listener is closed."""
+
+    def run() -> None:
+        while True:
+            try:
+                asking, _ = listener.accept()
+            except OSError:
+                return
+            with asking:
+                asking.recv(8)
+                asking.sendall(b"N")
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def test_a_server_that_answers_new_connections_is_waited_for_however_long(
+    listener: socket.socket, clock: Clock
+) -> None:
+    silence = silence_at(listener, clock)
+    answer(listener)
+    for _ in range(100):
+        clock.now += PATIENCE / 3
+        silence.check()
+    assert silence.answered == clock.now
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_server_that_does_not_answer_is_given_up_after_the_patience_and_not_before(
+    listener: socket.socket, clock: Clock, refuses: bool
+) -> None:
+    silence = silence_at(listener, clock)
+    if refuses:
+        listener.close()
+    assert PATIENCE <= seconds_until_given_up(silence.check, clock) <= PATIENCE * 5 / 4
+
+
+def test_asking_that_failed_is_forgotten_when_something_came_meanwhile(listener: socket.socket, clock: Clock) -> None:
+    silence = silence_at(listener, clock)
+    listener.close()
+    for _ in range(10):
+        clock.now += PATIENCE / 2
+        silence.check()
+        clock.now += PATIENCE
+        silence.end()
+        silence.check()
+    assert silence.answered < silence.since
+
+
+# With a server
+
+
+@pytest.fixture
+def proxy(server_url: str) -> Iterator[Proxy]:
+    """The server over TCP."""
+    with running_proxy(str(Path(str(make_url(server_url).query["host"])) / SOCKET)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def engine(proxy: Proxy) -> Iterator[Engine]:
+    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+    engine = connect(url, connect_timeout=CONNECT_TIMEOUT, statement_timeout=STATEMENT_TIMEOUT)
+    yield engine
+    engine.dispose()
+
+
+def test_in_bulk_silence_counts_while_the_driver_is_waited_for(
+    engine: Engine, listener: socket.socket, clock: Clock
+) -> None:
+    with engine.connect() as connection:
+        bulk = Bulk(connection)
+    bulk._silence = silence_at(listener, clock)
+    listener.close()
+    assert seconds_until_given_up(bulk._check, clock) == float("inf")
+    with bulk.waiting():
+        assert PATIENCE <= seconds_until_given_up(bulk._check, clock) <= PATIENCE * 5 / 4
+    assert seconds_until_given_up(bulk._check, clock) == float("inf")
+
+
+def test_what_has_arrived_in_bulk_may_be_decoded_for_longer_than_a_statement_may_take(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = threading.Semaphore(0)
+
+    def check(bulk: Bulk) -> None:
+        unpatched(bulk)
+        checks.release()
+
+    def decode(*arguments: Any) -> Any:
+        clock.now += 1000
+        assert all(checks.acquire(timeout=60) for _ in range(3))
+        return decoded(*arguments)
+
+    unpatched, decoded = Bulk._check, arrow_module._from_arrow
+    monkeypatch.setattr(Bulk, "_check", check)
+    monkeypatch.setattr(arrow_module, "_from_arrow", decode)
+    frame = read_df(engine, text("select i, jsonb_build_array(i) as x from generate_series(1, 9000) i"))
+    assert [len(frame), frame["x"].iloc[-1]] == [9000, [9000]]
+
+
+def test_notifications_are_waited_for_longer_than_a_statement_may_take(
+    engine: Engine, clock: Clock, server_url: str
+) -> None:
+    late = clock.now + 3 * (STATEMENT_TIMEOUT + CONNECT_TIMEOUT)
+
+    def notify(now: float) -> None:
+        if now > late:
+            clock.at = lambda _now: None
+            with psycopg.connect(server_url, autocommit=True) as other:
+                other.execute("notify silence, 'heard'")
+
+    with closing(engine.raw_connection()) as connection:
+        driver: Any = connection.driver_connection
+        driver.execute("listen silence")
+        driver.commit()
+        clock.step, clock.at = CONNECT_TIMEOUT / 5, notify
+        assert next(driver.notifies(timeout=60)).payload == "heard"
+        clock.step = 0
+
+
+def test_a_statement_that_outlasts_its_limit_without_an_answer_is_given_up_and_says_so(
+    engine: Engine, clock: Clock
+) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("set local statement_timeout = 0"))
+        clock.step = CONNECT_TIMEOUT / 5
+        with pytest.raises(DatabaseUnavailableError, match="within statement_timeout and connect_timeout together"):
+            connection.execute(text("select pg_sleep(60)"))
+        clock.step = 0
