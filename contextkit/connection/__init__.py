@@ -131,8 +131,8 @@ def connect(
         connect_timeout: seconds to wait for a connection, at least 2, and for a server that has fallen silent;
             `connect_timeout` in the URL comes first.
         statement_timeout: seconds after which the server cancels a statement; none by default. `connect_timeout`
-            later it is waited for no more. Waiting for notifications is not limited, nor are statements in AUTOCOMMIT or on
-            a raw driver connection.
+            later it is waited for no more. Waiting for notifications is not limited, nor are statements in AUTOCOMMIT
+            or on a raw driver connection.
 
     Raises:
         ValueError: the URL cannot be read or is not PostgreSQL's, or a number is out of range.
