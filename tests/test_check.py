@@ -422,6 +422,7 @@ def test_an_enum_without_tools_and_columns_of_others_are_fine(engine: Engine, id
     assert [row[:3] for row in found(engine)] == [("call_without_result", ids["root"], ids["m11"])]
 
 
+@pytest.mark.direct("options of the URL pass no pooler")
 def test_tables_of_another_schema_are_found_by_the_search_path(engine: Engine, ids: dict[str, str]) -> None:
     change(engine, "create schema app; alter table messages set schema app; alter table contexts set schema app", ids)
     change(engine, "update app.messages set role = 'critic' where id = :m1", ids)
@@ -442,6 +443,7 @@ def test_a_column_of_another_length_is_a_finding_and_no_more(engine: Engine, ids
     assert [row[0] for row in found(engine)] == ["schema", "null_embeddings"]
 
 
+@pytest.mark.direct("options of the URL pass no pooler")
 def test_a_role_that_may_only_select_can_check(engine: Engine, ids: dict[str, str], server_url: str) -> None:
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute("create role onlooker")

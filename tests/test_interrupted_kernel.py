@@ -112,7 +112,9 @@ class Notebook:
         self.folder = folder
 
     def begin(self, code: str) -> str:
-        return self.client.execute(code.replace("{folder}", str(self.folder)), store_history=False)
+        # With stop_on_error the kernel would refuse what is sent right after an error.
+        code = code.replace("{folder}", str(self.folder))
+        return self.client.execute(code, store_history=False, stop_on_error=False)
 
     def reply(self, message: str) -> Any:
         deadline = time.monotonic() + 60

@@ -114,12 +114,17 @@ def _block(token: "Token", text: Text, code: Code) -> Markup:
 
 def _link(token: "Token", text: Text) -> Markup:
     address = str(token.attrs["href"])
-    return LINK.format(visible(address), visible(str(token.attrs.get("title") or address)))
+    return _opened(address, str(token.attrs.get("title") or address))
 
 
 def _image(token: "Token", text: Text) -> Markup:
-    address = visible(str(token.attrs["src"]))
-    return Markup("{}{}</a>").format(LINK.format(address, address), text(_alternative(token)))
+    address = str(token.attrs["src"])
+    return Markup("{}{}</a>").format(_opened(address, address), text(_alternative(token)))
+
+
+def _opened(address: str, title: str) -> Markup:
+    # An empty address leads to the page that it stands in.
+    return LINK.format(visible(address), visible(title)) if address else Markup("<a>")
 
 
 def _alternative(token: "Token") -> str:
