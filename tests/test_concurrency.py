@@ -24,7 +24,7 @@ from tests.concurrency import at_once, embedder, findings
 
 SECONDS = float(os.environ.get("CONTEXTKIT_SECONDS", "0"))
 """How long the processes write; by default each calls a few times."""
-CALLS = 4
+CALLS = 8
 
 
 def test_processes_that_write_to_the_same_contexts_lose_and_double_nothing(
