@@ -17,12 +17,15 @@ import pandas as pd
 import psycopg
 import pytest
 from pandas.testing import assert_frame_equal, assert_series_equal
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
 import contextkit as ck
 from contextkit import ContextkitError, ContextkitWarning, ReadOnlyError, add_context, connect, contexts_df
+from contextkit.connection import silence
 from tests.conftest import _fresh
+from tests.faults.proxy import running_proxy
 from tests.pooler import Pooler, pgbouncer, running_pooler
+from tests.test_silence import Clock
 
 pytestmark = pytest.mark.skipif(pgbouncer() is None, reason="pgbouncer is not installed")
 
@@ -256,3 +259,19 @@ def test_a_lock_of_one_client_keeps_another_from_building(
         other.rollback()
         thread.join()
     assert built.is_set()
+
+
+def test_a_pooler_is_not_asked_again_about_processes_that_it_does_not_know(
+    wide: Pooler, direct_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = make_url(direct_url).database
+    with running_proxy(str(wide.folder / ".s.PGSQL.5432")) as proxy:
+        engine = connect(f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}")
+        with engine.connect() as connection:
+            monkeypatch.setattr(silence, "time", clock := Clock())
+            clock.step = 2.0
+            assert connection.scalar(text("select 7 from pg_sleep(1)")) == 7
+            driver: Any = connection.connection.driver_connection
+            assert driver._partner.asked == float("inf")
+            clock.step = 0
+        engine.dispose()

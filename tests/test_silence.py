@@ -19,11 +19,13 @@ from contextkit import DatabaseUnavailableError, connect, read_df
 from contextkit.bulk import Bulk
 from contextkit.connection.silence import Silence, SilentError
 from contextkit.server import SOCKET
-from tests.faults.proxy import Proxy, running_proxy
+from tests.faults.proxy import Plan, Proxy, running_proxy
+from tests.test_connection import until
 
 PATIENCE = 0.2
 """Short, as what says nothing is really waited for."""
 CONNECT_TIMEOUT, STATEMENT_TIMEOUT = 20.0, 3.0
+PATIENT = 20.0
 
 
 class Clock:
@@ -200,3 +202,37 @@ def test_a_statement_that_outlasts_its_limit_without_an_answer_is_given_up_and_s
         with pytest.raises(DatabaseUnavailableError, match="within statement_timeout and connect_timeout together"):
             connection.execute(text("select pg_sleep(60)"))
         clock.step = 0
+
+
+# One connection froze, and its server answers others
+
+
+@pytest.fixture
+def endless(proxy: Proxy, clock: Clock) -> Iterator[Engine]:
+    """An engine that limits no statement, by a clock that runs fast."""
+    engine = connect(f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres", write=True, connect_timeout=PATIENT)
+    with engine.connect():
+        clock.step = PATIENT / 5
+        yield engine
+        clock.step = 0
+    engine.dispose()
+
+
+@pytest.mark.parametrize("fault", ["freeze", "answer"])
+def test_a_connection_is_given_up_whose_server_waits_for_it_and_holds_no_locks_any_more(
+    endless: Engine, proxy: Proxy, server_url: str, fault: str
+) -> None:
+    with endless.connect() as connection, psycopg.connect(server_url, autocommit=True) as other:
+        connection.execute(text("select pg_advisory_xact_lock(5)"))
+        proxy.plan(Plan("freeze", 0) if fault == "freeze" else Plan("freeze", message=b"answered", arrives=True))
+        with pytest.raises(DatabaseUnavailableError, match="lost; run it again"):
+            connection.execute(text("select 'answered'"))
+        assert until(lambda: other.execute("select pg_try_advisory_lock(5)").fetchone() == (True,))
+    proxy.heal()
+
+
+def test_a_statement_that_the_server_works_at_is_waited_for_however_long(endless: Engine, clock: Clock) -> None:
+    began = clock.now
+    with endless.connect() as connection:
+        assert connection.scalar(text("select 7 from pg_sleep(1)")) == 7
+    assert clock.now - began > 5 * PATIENT

@@ -111,11 +111,15 @@ def connect(
     Remote hosts are asked for an encrypted connection unless the URL or PGSSLMODE says otherwise.
 
     A network that is gone is noticed: a server that says nothing while a statement runs is asked on a new connection
-    whether it still answers, and one that does not is unavailable after `connect_timeout`. As long as it answers, a
-    statement may take as long as `statement_timeout` allows, however silent its own connection is. Where a connection
-    is lost nothing is written, unless a commit was waited for: then the error says that this is unknown. Where a read
-    of many rows is given up, its connection and two threads stay until the server or the operating system ends the
-    connection; `engine.dispose()` does not.
+    whether it still answers, and one that does not is unavailable after `connect_timeout`. One that answers is asked
+    what it does: a statement that it works at may take as long as `statement_timeout` allows, and one for which it
+    waits in turn is given up after twice `connect_timeout`, as something was lost on the way. Of reads of many rows, and
+    behind a pooler, that cannot be asked, and without a free connection neither: there only `statement_timeout` ends
+    such a wait.
+
+    Where a connection is lost nothing is written, unless a commit was waited for: then the error says that this is
+    unknown. Where a read of many rows is given up, its connection and two threads stay until the server or the
+    operating system ends the connection; `engine.dispose()` does not.
 
     Listeners and execution options that are set on the engine, such as a search_path, a role or a
     schema_translate_map, hold for every read here: all then go over the pool, and `connections` has no effect. What
@@ -282,7 +286,7 @@ def _listen(engine: Engine, settings: Settings) -> None:
             failed = error
         else:
             seconds = float(params["connect_timeout"])  # of which libpq takes 0 and less for endless
-            opened.watch(seconds if seconds > 0 else settings.connect_timeout, settings.statement_timeout)
+            opened.watch(seconds if seconds > 0 else settings.connect_timeout, settings.statement_timeout, params)
             return opened
         raise without_history(failed)
 

@@ -3,7 +3,10 @@
 import math
 import socket
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -12,6 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from contextkit.connection.driver import CommitLostError, StuckError, is_lost, state_of
 from contextkit.interrupts import HopelessError
+from contextkit.secret import without_history
 
 _Result = TypeVar("_Result")
 
@@ -19,8 +23,15 @@ SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
 """What every server and pooler answers with one byte, whoever asks: the request for TLS of PostgreSQL's protocol."""
 
 
+ASKED = """
+    select pg_backend_pid(), pg_postmaster_start_time(), (
+        select coalesce(wait_event in ('ClientRead', 'ClientWrite'), false) from pg_stat_activity where pid = %s
+    )
+"""
+
+
 class SilentError(psycopg.OperationalError, HopelessError):
-    """A connection says nothing, and its server does not answer new ones either."""
+    """A connection says nothing, and its server does not answer new ones either, or waits for it in turn."""
 
 
 @dataclass
@@ -72,21 +83,88 @@ class Silence:
             return False
 
 
+@dataclass
+class Partner:
+    """The server's process of a connection, about which a server that answers is asked.
+
+    Where it waits for the connection, which waits for it, one of them sent what never arrives.
+    """
+
+    pid: int
+    open_: "Callable[[], WatchedConnection]"
+    """Opens another connection to the same server."""
+    patience: float
+    asked: float = -math.inf
+    waited: float = -math.inf
+    """When it was last found waiting; over when something came later, or it was found at work."""
+    server: Any = None
+    """When the server started that it was seen on: behind one address there may be several."""
+
+    def check(self, since: float) -> None:
+        """Raise a SilentError if it was found waiting twice in a row, with nothing heard since that time."""
+        now = time.monotonic()
+        # The longer a statement takes, the rarer.
+        if now - max(since, self.asked) < max(self.patience, (now - since) / 10):
+            return
+        self.asked = now
+        try:
+            with closing(self.open_()) as asking:
+                waits = self._waits(asking)
+                lost = waits and self.waited > since
+                if lost:
+                    asking.execute("select pg_terminate_backend(%s)", [self.pid])  # or its locks may stay for hours
+        except psycopg.Error:  # no connection is free, say, so nothing is known
+            return
+        if lost:
+            raise SilentError("the server waits, too")
+        self.waited = now if waits else -math.inf
+
+    def _waits(self, asking: "WatchedConnection") -> bool:
+        own, server, waits = asking.execute(ASKED, [self.pid]).fetchone() or ()
+        if own != asking.info.backend_pid:  # a pooler gives pids of its own, and any server's process
+            self.asked = math.inf
+            return False
+        if waits is None:
+            return bool(server == self.server)  # it is gone
+        self.server = server
+        return bool(waits)
+
+
+def _asking(patience: float, parameters: dict[str, Any]) -> "WatchedConnection":
+    """Open a connection for questions, which waits no longer than that for any answer."""
+    try:
+        asking = WatchedConnection.connect(**parameters, autocommit=True)
+    except BaseException as error:  # noqa: BLE001 - raised below
+        failed = error
+    else:
+        asking.watch(patience, None, {})
+        asking._asking = True
+        return asking
+    raise without_history(failed)
+
+
 class WatchedConnection(psycopg.Connection[Any]):
     """A connection of psycopg's that does not wait for a lost server."""
 
     _peer: tuple[int, Any] | None = None
+    _partner: Partner | None = None
     _patience = 0.0
     _longest: float | None = None
     _asking = False
 
-    def watch(self, patience: float, longest: float | None) -> None:
-        """Wait so many seconds for a server that does not answer, and statements no longer than they may take."""
+    def watch(self, patience: float, longest: float | None, parameters: dict[str, Any]) -> None:
+        """Wait so many seconds for a server that does not answer, and statements no longer than they may take.
+
+        The server is asked about its process on connections that are opened with the parameters of this one.
+        """
         self._patience, self._longest = patience, longest
         connected = socket.socket(fileno=self.pgconn.socket)
         try:
             if connected.family in (socket.AF_INET, socket.AF_INET6):
                 self._peer = connected.family, connected.getpeername()
+                address, port, *_ = connected.getpeername()
+                place = {"host": self.info.host, "hostaddr": address, "port": port}
+                self._partner = Partner(self.info.backend_pid, partial(_asking, patience, parameters | place), patience)
         except OSError:  # it is lost already, as the next use finds
             self._peer = None
         finally:
@@ -147,7 +225,10 @@ class WatchedConnection(psycopg.Connection[Any]):
                     silence.end()
                 else:
                     # One that waits for notifications may do so for as long as it likes.
-                    silence.check(running=self.pgconn.transaction_status == TransactionStatus.ACTIVE)
+                    running = self.pgconn.transaction_status == TransactionStatus.ACTIVE
+                    silence.check(running=running)
+                    if running and self._partner is not None and not self._asking:
+                        self._partner.check(silence.since)
                 wanted = gen.send(ready)
         except StopIteration as end:
             result: _Result = end.value
