@@ -7,7 +7,8 @@ from contextkit.arrow import fetch
 from contextkit.connection import translated_errors
 from contextkit.frames import to_frame
 from contextkit.migrate import schema_status
-from contextkit.queries import CHECKS, SEVERITIES, select_bad_embeddings, select_ground
+from contextkit.pairs import unpaired
+from contextkit.queries import CHECKS, SEVERITIES, select_bad_embeddings, select_ground, select_unpaired
 
 
 def check_df(engine: Engine) -> pd.DataFrame:
@@ -61,6 +62,7 @@ def check_df(engine: Engine) -> pd.DataFrame:
     if _has_vectors(engine):
         statements.append(select_bad_embeddings())
     parts = [to_frame(fetch(engine, statement, bulk=False)) for statement in statements]
+    parts.append(unpaired(to_frame(fetch(engine, select_unpaired(), bulk=False))))
     parts.append(_differences(engine))
     frame = pd.concat(parts, ignore_index=True)
     frame["severity"] = frame["kind"].map(SEVERITIES).astype("str")

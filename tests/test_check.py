@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from contextkit import (
     restore_messages,
 )
 from contextkit.queries import SEVERITIES
-from tests.forest import Forest, Node, forests
+from tests.forest import END, Forest, Node, Row, forests
 
 EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "400")) // 40
 slow = settings(
@@ -402,6 +404,58 @@ def test_random_forests_have_the_findings_that_plain_loops_find(database_url: st
     engine.dispose()
     expected = [(kind, node.id) for node in forest.nodes for kind in expected_of(forest, node)]
     assert sorted(zip(frame["kind"], frame["context_id"], strict=True)) == sorted(expected)
+
+
+def inherited_rows(forest: Forest, node: Node) -> Iterator[tuple[Row, bool]]:
+    """Rows of ancestors that a node inherits, copied over or not, and whether all of its own come after them."""
+    bound, is_earlier = END, False
+    for below, above in pairwise(forest.lineage(node) or []):
+        if forest.is_renumbered(below):
+            bound, is_earlier = below.fork_version, True
+        else:
+            complete = all(version in below.rows for version in range(1, below.fork_version + 1))
+            bound = min(bound, 0 if complete else below.fork_version)
+        yield from ((row, is_earlier) for version, row in above.rows.items() if version <= bound)
+
+
+def unpaired_of(forest: Forest, tools: dict[str, tuple[str, str]]) -> set[str]:
+    """Live calls and results without a partner, of those that tools names by their rows' ids."""
+    paired: set[str] = set()
+    for node in forest.nodes:
+        own = [(row, False) for row in node.rows.values()]
+        for row, (before, is_earlier) in product(node.rows.values(), [*own, *inherited_rows(forest, node)]):
+            kinds = [tools.get(before.id, ("", ""))[0], tools.get(row.id, ("", ""))[0]]
+            same_id = kinds == ["assistant", "tool"] and tools[before.id][1] == tools[row.id][1]
+            if same_id and (is_earlier or before.version < row.version):
+                paired |= {before.id, row.id}
+    live = {row.id for node in forest.nodes for row in node.rows.values() if row.deleted is None}
+    return (tools.keys() & live) - paired
+
+
+@slow
+@given(forests(), st.data())
+def test_random_forests_pair_the_calls_and_results_that_plain_loops_pair(
+    database_url: str, forest: Forest, data: st.DataObject
+) -> None:
+    rows = [row for node in forest.nodes for row in node.rows.values()]
+    kinds = st.sampled_from([None, ("assistant", "a"), ("tool", "a"), ("assistant", "b"), ("tool", "b")])
+    tools = {row.id: tool for row in rows if (tool := data.draw(kinds)) is not None}
+    for row in rows:  # before it is written, as how a fork is written is told by roles, too
+        forest.nodes[row.context].rows[row.version] = replace(row, role=tools.get(row.id, (row.role, ""))[0])
+    forest.write(database_url)
+    with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
+        ids = [(call_id, id_) for id_, (_, call_id) in tools.items()]
+        cursor.executemany("update messages set tool_call_id = %s where id = %s", ids)
+    engine = connect(database_url)
+    frame = check_df(engine)
+    engine.dispose()
+    expected = unpaired_of(forest, tools)
+    assert set(frame.loc[frame["kind"] == "call_without_result", "message_id"]) == {
+        id_ for id_ in expected if tools[id_][0] == "assistant"
+    }
+    assert set(frame.loc[frame["kind"] == "result_without_call", "message_id"]) == {
+        id_ for id_ in expected if tools[id_][0] == "tool"
+    }
 
 
 # Other people's databases

@@ -36,6 +36,7 @@ ORDER = [
     "frames",
     "derived",
     "info",
+    "pairs",
     "check",
     "store",
     "sample",

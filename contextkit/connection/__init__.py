@@ -113,8 +113,8 @@ def connect(
     A network that is gone is noticed: a server that says nothing while a statement runs is asked on a new connection
     whether it still answers, and one that does not is unavailable after `connect_timeout`. One that answers is asked
     what it does: a statement that it works at may take as long as `statement_timeout` allows, and one for which it
-    waits in turn is given up after twice `connect_timeout`, as something was lost on the way. Of reads of many rows, and
-    behind a pooler, that cannot be asked, and without a free connection neither: there only `statement_timeout` ends
+    waits in turn is given up after twice `connect_timeout`, as something was lost on the way. Of reads of many rows
+    that cannot be asked, behind a pooler neither, nor without a free connection: there only `statement_timeout` ends
     such a wait.
 
     Where a connection is lost nothing is written, unless a commit was waited for: then the error says that this is

@@ -120,7 +120,7 @@ class Partner:
         self.waited = now if waits else -math.inf
 
     def _waits(self, asking: "WatchedConnection") -> bool:
-        own, server, waits = asking.execute(ASKED, [self.pid]).fetchone() or ()
+        own, server, waits = asking.execute(ASKED, [self.pid]).fetchall()[0]
         if own != asking.info.backend_pid:  # a pooler gives pids of its own, and any server's process
             self.asked = math.inf
             return False

@@ -10,6 +10,7 @@ from contextkit.queries.checks import CHECKS as CHECKS
 from contextkit.queries.checks import SEVERITIES as SEVERITIES
 from contextkit.queries.checks import Severity as Severity
 from contextkit.queries.checks import select_bad_embeddings as select_bad_embeddings
+from contextkit.queries.checks import select_unpaired as select_unpaired
 from contextkit.queries.columns import Condition as Condition
 from contextkit.queries.embed import lock_free_contexts as lock_free_contexts
 from contextkit.queries.embed import lock_messages as lock_messages
@@ -29,6 +30,7 @@ from contextkit.queries.indexes import select_ground as select_ground
 from contextkit.queries.indexes import select_indexes as select_indexes
 from contextkit.queries.indexes import select_means as select_means
 from contextkit.queries.indexes import select_usable as select_usable
+from contextkit.queries.lineage import NO_BOUND as NO_BOUND
 from contextkit.queries.lineage import is_fork as is_fork
 from contextkit.queries.lineage import select_lineage_state as select_lineage_state
 from contextkit.queries.lineage import select_lineages as select_lineages

@@ -1,8 +1,7 @@
 """What is wrong with a database: statements that give kind, context_id, message_id and detail of each finding.
 
-Each reads a table once and joins what it read by hash or merge, so that its time grows with the rows; only where forks
-have results of tools without a call of their own are their lineages read, by the index. Details are names, ids and
-numbers; what a message says is in none.
+Each reads a table once and joins what it read by hash or merge, so that its time grows with the rows. Details are
+names, ids and numbers; what a message says is in none. `select_unpaired` gives what `pairs` finds them in.
 """
 
 from typing import Literal
@@ -49,10 +48,9 @@ CHECKS = (
     select_false_counters,
     select_bad_forks,
     select_cycles,
-    select_unpaired,
     select_unidentified,
     select_unknown_roles,
     select_unembedded,
     select_bad_indexes,
 )
-"""The statements for any database; `select_bad_embeddings` is for columns of the type vector."""
+"""The statements for any database, each of findings; `select_bad_embeddings` is for columns of the type vector."""
