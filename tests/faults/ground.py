@@ -177,8 +177,8 @@ def struck(ground: Ground, name: str, plan: Plan, normal: Undisturbed, *, warm: 
     case = CASES[name]
     with ground.database(case) as database, folder() as place, ExitStack() as stack:
         stack.callback(ground.proxy.heal)
-        # One connection that falls silent, while the server answers new ones, cannot be told from a long statement.
-        limit = STATEMENT_TIMEOUT if plan.fault == "freeze" else None
+        # In bulk, a connection that falls silent while the server answers new ones is like one with a long statement.
+        limit = STATEMENT_TIMEOUT if plan.fault == "freeze" and case.in_bulk else None
         url = ground.proxied(database)
         engine = connect(url, write=True, connect_timeout=CONNECT_TIMEOUT, statement_timeout=limit)
         stack.callback(engine.dispose)

@@ -128,13 +128,22 @@ def test_a_stalled_idle_connection_is_waited_for_once(ground: Ground) -> None:
     assert isinstance(ended.error, DatabaseUnavailableError)
 
 
-def test_an_idle_connection_that_froze_or_was_cut_is_replaced_unseen(ground: Ground) -> None:
+def test_an_idle_connection_that_froze_or_was_cut_is_replaced_unseen(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contextkit.connection.FRESH", 0.0)  # as if it had rested for longer
     for fault in ("freeze", "drop", "reset"):
         ended = struck(ground, "contexts_df", Plan(fault, 0), normal(ground, "contexts_df"), warm=True)
         assert ended.error is None
 
 
-@pytest.mark.parametrize("name", ["messages_df embeddings", "import_file"])
+@pytest.mark.parametrize("name", ["append_messages", "create_index"])
+def test_a_connection_that_froze_is_given_up_when_the_server_waits_for_it(ground: Ground, name: str) -> None:
+    ended = struck(ground, name, Plan("freeze", int(0.9 * normal(ground, name).received)), normal(ground, name))
+    assert isinstance(ended.error, DatabaseUnavailableError)
+
+
+@pytest.mark.parametrize("name", ["messages_df embeddings"])
 def test_a_statement_without_an_answer_is_waited_for_as_long_as_statement_timeout_allows(
     ground: Ground, name: str
 ) -> None:
