@@ -22,7 +22,7 @@ from tests.secret_texts import PASSWORD
 from tests.test_connection import until
 
 
-@dataclass(frozen=True)
+@dataclass
 class Guarded:
     """A server that asks for passwords, and a role with the odd one that owns a database with the sample."""
 
@@ -31,6 +31,21 @@ class Guarded:
     admin: psycopg.Connection[Any]
     free_port: int
 
+    def restart(self) -> None:
+        """Start it again after it was killed, perhaps at another port."""
+        self.admin.close()
+        owner = joined(self.server)
+        self.url = self.url.set(port=owner.port)
+        self.admin = psycopg.connect(owner.render_as_string(hide_password=False), autocommit=True)
+
+
+def joined(server: EmbeddedServer) -> URL:
+    """The URL of a server's owner, over TCP, where it now runs if it did not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "TCP", True)
+        server.join()
+        return make_url(server.url)
+
 
 @contextmanager
 def guarded_server() -> Iterator[Guarded]:
@@ -38,10 +53,7 @@ def guarded_server() -> Iterator[Guarded]:
     place = Path(tempfile.mkdtemp(prefix="contextkit-tests-"))
     place.chmod(0o711)
     server = EmbeddedServer(place / "home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "TCP", True)
-        server.join()
-        owner = make_url(server.url)
+    owner = joined(server)
     admin = psycopg.connect(owner.render_as_string(hide_password=False), autocommit=True)
     for role in ("odd", "crowded connection limit 0", "stranger"):
         name, _, limits = role.partition(" ")
@@ -59,8 +71,9 @@ def guarded_server() -> Iterator[Guarded]:
     engine.dispose()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        yield Guarded(server, url, admin, closed.getsockname()[1])
-    admin.close()
+        guarded = Guarded(server, url, admin, closed.getsockname()[1])
+        yield guarded
+    guarded.admin.close()
     server.leave()
     assert until(lambda: postmaster(server.home) is None)
     shutil.rmtree(place, ignore_errors=True)

@@ -1,5 +1,6 @@
 """No password shows anywhere, whatever is called, however the database was named and whatever goes wrong."""
 
+import os
 import shutil
 import signal
 import socket
@@ -11,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import nbformat
 import psutil
 import pytest
 import typer
+from distributed import Client, LocalCluster, wait
 from nbclient import NotebookClient
 from sqlalchemy import URL, Engine, make_url, text
 from typer.testing import CliRunner
@@ -27,7 +30,7 @@ from contextkit.server import EmbeddedServer
 from contextkit.watcher import postmaster
 from tests.secret_calls import ALONE, CALLS, COMMANDS, FAILING, NEVER_NEAR, ON_FRAMES, PER_DRIVER
 from tests.secret_server import Guarded, cut_after, guarded_server
-from tests.secret_texts import PASSWORD, PASSWORD_SHOWN, Search, shown_by_tools, tried
+from tests.secret_texts import CONTENT, CONTENT_SHOWN, PASSWORD, PASSWORD_SHOWN, Search, shown_by_tools, tried
 from tests.test_connection import until
 
 
@@ -266,6 +269,14 @@ def interrupt() -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
+SLEEPING = "from pg_stat_activity where usename = 'odd' and query like '%pg_sleep%' and state = 'active'"
+
+
+def when_it_sleeps(guarded: Guarded, end: Callable[[], object]) -> None:
+    assert until(lambda: guarded.admin.execute(f"select 1 {SLEEPING}".encode()).fetchone())
+    end()
+
+
 @pytest.mark.parametrize("name", ["engine.connect", "contexts_df", "messages_df bulk"])
 def test_an_interrupt_while_it_connects_shows_nothing(guarded: Guarded, search: Search, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -282,17 +293,11 @@ def test_an_interrupt_while_it_connects_shows_nothing(guarded: Guarded, search: 
 @pytest.mark.parametrize("sql", ["select pg_sleep(20)", "select pg_sleep(20) from generate_series(1, 9000)"])
 @pytest.mark.parametrize("way", ["interrupted", "terminated"])
 def test_what_ends_a_running_statement_shows_nothing(guarded: Guarded, search: Search, sql: str, way: str) -> None:
-    running = "from pg_stat_activity where usename = 'odd' and query like '%pg_sleep%' and state = 'active'"
-
-    def end() -> None:
-        assert until(lambda: guarded.admin.execute(f"select 1 {running}".encode()).fetchone())
-        if way == "interrupted":
-            interrupt()
-        else:
-            guarded.admin.execute(f"select pg_terminate_backend(pid) {running}".encode())
+    def terminate() -> None:
+        guarded.admin.execute(f"select pg_terminate_backend(pid) {SLEEPING}".encode())
 
     engine = ck.connect(guarded.url)
-    ending = threading.Thread(target=end)
+    ending = threading.Thread(target=when_it_sleeps, args=(guarded, interrupt if way == "interrupted" else terminate))
     ending.start()
     error = tried(search, way, lambda: ck.read_df(engine, text(sql)))
     ending.join()
@@ -300,6 +305,37 @@ def test_what_ends_a_running_statement_shows_nothing(guarded: Guarded, search: S
     assert isinstance(error, KeyboardInterrupt if way == "interrupted" else ck.DatabaseUnavailableError)
     for shown in shown_by_tools(error):
         search.look(way, "shown by tools", shown)
+
+
+def kill(server: EmbeddedServer) -> None:
+    """End a server and all of its processes, as a power cut does."""
+    found = postmaster(server.home)
+    assert found is not None
+    ended = list(processes_below(found))
+    for process in ended:
+        process.kill()
+    psutil.wait_procs(ended, timeout=10)
+
+
+@pytest.fixture
+def mortal() -> Iterator[Guarded]:
+    with guarded_server() as guarded:
+        yield guarded
+
+
+def test_a_server_killed_in_the_midst_of_a_call_shows_nothing(mortal: Guarded, search: Search) -> None:
+    for sql in ("select pg_sleep(20)", "select pg_sleep(20) from generate_series(1, 9000)"):
+        engine = ck.connect(mortal.url)
+        ending = threading.Thread(target=when_it_sleeps, args=(mortal, partial(kill, mortal.server)))
+        ending.start()
+        error = tried(search, "killed", partial(ck.read_df, engine, text(sql)))
+        ending.join()
+        engine.dispose()
+        assert isinstance(error, ck.DatabaseUnavailableError)
+        for shown in shown_by_tools(error):
+            search.look("killed", "shown by tools", shown)
+        mortal.restart()
+    search.look("killed", "file", (mortal.server.home / "server.log").read_text())
 
 
 # Commands and processes
@@ -317,6 +353,57 @@ def test_no_command_shows_it(guarded: Guarded, search: Search, monkeypatch: pyte
         result = CliRunner().invoke(app, ["db", "studio"])
         search.look("refused, db studio", "printed", result.output)
         search.error("refused, db studio", result.exception or AssertionError())
+
+
+def test_the_demo_shows_nothing_of_another_database(
+    guarded: Guarded, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_environment(guarded.url, monkeypatch)
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    for name, home in {"shown": os.environ["CONTEXTKIT_HOME"], "failed": "/dev/null/home"}.items():
+        monkeypatch.setenv("CONTEXTKIT_HOME", home)
+        result = CliRunner().invoke(app, ["demo"])
+        search.look(f"demo, {name}", "printed", result.output)
+        assert (result.exception is None) == (name == "shown")
+        if result.exception is not None:
+            search.error(f"demo, {name}", result.exception)
+
+
+def page(port: int, path: str) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+        return str(answer.read().decode())
+
+
+@pytest.mark.soak
+def test_no_worker_process_of_dask_is_told_and_no_log_or_page_shows_it(guarded: Guarded, search: Search) -> None:
+    engine = ck.connect(guarded.url)
+    working, failing = (messages_dask(engine, 4, ck.Message.content != CONTENT) for _ in range(2))
+    places = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=2, host="127.0.0.1", **places) as local, Client(local) as client:
+        kept = working.persist()
+        wait(kept)
+        guarded.admin.execute("alter role odd nologin")
+        try:
+            guarded.admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'odd'")
+            assert tried(search, "dask", failing.compute)
+        finally:
+            guarded.admin.execute("alter role odd login")
+        for process in psutil.Process().children(recursive=True):
+            search.look("dask", "command line", " ".join(_command(process)))
+            search.look("dask", "environment", str(process.environ()))
+        port = local.scheduler.http_server.port
+        tasks = list(local.scheduler.tasks)
+        assert tasks
+        workers = [quote(address, safe="") for address in local.scheduler.workers]
+        paths = [f"info/{name}/{worker}.html" for name in ("worker", "logs", "call-stacks") for worker in workers]
+        for path in ("info/main/workers.html", "info/main/exceptions.html", "info/main/logs.html", *paths):
+            search.look("dask", "page", page(port, path))
+            search.look("dask", "page", page(port, path), CONTENT_SHOWN)
+        for said in (client.get_scheduler_logs(), client.get_worker_logs(), client.get_events(), tasks):
+            search.look("dask", "logged", str(said))
+            search.look("dask", "logged of a content", str(said), CONTENT_SHOWN)
+        search.objects("dask", dict(local.scheduler.tasks))
+    engine.dispose()
 
 
 def processes_below(root: psutil.Process) -> Iterator[psutil.Process]:
