@@ -144,6 +144,8 @@ def columns_of(
     types = _type_names(connection, [column[1] for column in cursor.description])
     # The driver's own rows: a type's Python code for every value would take longer than all the rest.
     rows = cursor.fetchall()
+    if isinstance(cursor, psycopg.Cursor) and cursor.nextset():
+        raise ValueError("the text has several statements, and each gives rows of its own; read one at a time")
     by_column = list(zip(*rows, strict=True)) or [()] * len(types)
     return [
         Column(name, _from_values(connection, kind, list(values)))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine, event, select, text
 
@@ -101,6 +102,17 @@ def listener_on_a_derived_engine(engine: Engine) -> Added:
 
 
 @contextmanager
+def do_connect_listener(engine: Engine) -> Added:
+    """As it is used for passwords that change."""
+
+    def add_option(_dialect: Any, _record: Any, _args: Any, params: dict[str, Any]) -> None:
+        params["options"] = "-c search_path=mine,public"
+
+    with listening(engine, "do_connect", add_option):
+        yield engine
+
+
+@contextmanager
 def translate_map(engine: Engine) -> Added:
     yield engine.execution_options(schema_translate_map={None: "mine"})
 
@@ -112,6 +124,7 @@ ADDITIONS = [
     cursor_listener,
     listener_on_all_engines,
     listener_on_a_derived_engine,
+    do_connect_listener,
     translate_map,
 ]
 
@@ -162,6 +175,24 @@ def test_reading_on_an_engine_that_writes_only_reads(
         connection.execute(text("insert into contexts default values"))
     add_context(engine)
     assert read_df(engine, text("select count(*) from contexts")).iloc[0, 0] == 2
+
+
+@pytest.mark.parametrize("rows", [1, 9000])
+def test_several_statements_at_once_are_refused(engine: Engine, rows: int) -> None:
+    several = text(f"select i from generate_series(1, {rows}) i; select 2 as j")
+    for each in (engine, engine.execution_options()):
+        with pytest.raises(ValueError, match=r"several statements|cannot be read"):
+            read_df(each, several)
+    with begin_listener(engine), pytest.raises(ValueError, match="several statements"):
+        read_df(engine, several)
+
+
+def test_a_connection_that_a_listener_opened_is_used_as_it_is(engine: Engine, database_url: str) -> None:
+    def connect_plainly(*_: object) -> Any:
+        return psycopg.connect(database_url)
+
+    with listening(engine, "do_connect", connect_plainly):
+        assert [len(read_df(engine, text("select 1"))) for _ in range(3)] == [1, 1, 1]
 
 
 def test_what_the_planner_does_not_take_is_read_all_the_same(engine: Engine) -> None:

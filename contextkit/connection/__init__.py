@@ -124,9 +124,9 @@ def connect(
     unknown. Where a read of many rows is given up, its connection and two threads stay until the server or the
     operating system ends the connection; `engine.dispose()` does not.
 
-    Listeners and execution options that are set on the engine, such as a search_path, a role or a
-    schema_translate_map, hold for every read here: all then go over the pool, and `connections` has no effect. What
-    asks the catalog, for indexes or in `schema_status` and `check_df`, goes by the search_path alone.
+    Listeners and execution options that are set on the engine, such as a search_path, a role, a password that changes
+    (`do_connect`) or a schema_translate_map, hold for every read here: all then go over the pool, and `connections` has
+    no effect. What asks the catalog, for indexes or in `schema_status` and `check_df`, goes by the search_path alone.
 
     Args:
         url: postgres://, postgresql:// or postgresql+psycopg://.
@@ -281,8 +281,7 @@ def _listen(engine: Engine, settings: Settings) -> None:
     event.listen(engine, "engine_disposed", idle.stop)
     event.listen(engine, "handle_error", _explain_on_engine)
 
-    @event.listens_for(engine, "do_connect")
-    def open_connection(_dialect: Any, _record: Any, args: Any, params: Any) -> WatchedConnection:
+    def open_connection(*args: Any, **params: Any) -> WatchedConnection:
         try:
             opened = _opened(engine.url, settings.server, args, params)
         except BaseException as error:  # noqa: BLE001 - raised below
@@ -293,6 +292,9 @@ def _listen(engine: Engine, settings: Settings) -> None:
             return opened
         raise without_history(failed)
 
+    # Not by a listener to do_connect: those of users would not be asked any more.
+    engine.dialect.connect = open_connection  # type: ignore[assignment]
+
     @event.listens_for(engine, "checkin")
     def note_time(_connection: Any, record: Any) -> None:
         record.info["given_back"] = time.monotonic()
@@ -301,7 +303,8 @@ def _listen(engine: Engine, settings: Settings) -> None:
     def start_afresh(connection: Any, record: Any, _fairy: Any) -> None:
         # In place of SQLAlchemy's own ping, which waits for ever, and twice for a server that is gone.
         since = record.info.get("given_back")  # None of one that was opened just now
-        if since is not None and (time.monotonic() - since > FRESH or not connection.is_quiet()):
+        is_ours = isinstance(connection, WatchedConnection)  # and not of a listener to do_connect
+        if since is not None and is_ours and (time.monotonic() - since > FRESH or not connection.is_quiet()):
             _check_alive(connection)
         # Not at connect: SQLAlchemy resets an option by switching it off, and a raw connection keeps its own.
         connection.autocommit = False
