@@ -65,8 +65,10 @@ bench-neighbors: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks.neighbors
 
 # Another PgBouncer than the installed one: make CONTEXTKIT_TEST_POOLER=/path/to/pgbouncer soak
+# Those of faults mostly wait.
 soak: $(INSTALLED)
-	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m 'hypothesis or soak'
+	@$(BIN)/pytest -q -n 4 --dist load -m soak tests/faults
+	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m 'hypothesis or soak' --ignore=tests/faults
 	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} $(BIN)/pytest -q tests/test_concurrency.py
 	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} CONTEXTKIT_TEST_POOLER=$${CONTEXTKIT_TEST_POOLER:-pgbouncer} \
 	$(BIN)/pytest -q -n 3 --dist loadfile

@@ -92,7 +92,7 @@ class Partner:
     """
 
     pid: int
-    open_: "Callable[[], WatchedConnection]"
+    open_: "Callable[[], WatchedConnection]" = field(repr=False)
     """Opens another connection to the same server."""
     patience: float
     asked: float = -math.inf
