@@ -317,16 +317,10 @@ def kill(server: EmbeddedServer) -> None:
     psutil.wait_procs(ended, timeout=10)
 
 
-@pytest.fixture
-def mortal() -> Iterator[Guarded]:
-    with guarded_server() as guarded:
-        yield guarded
-
-
-def test_a_server_killed_in_the_midst_of_a_call_shows_nothing(mortal: Guarded, search: Search) -> None:
+def test_a_server_killed_in_the_midst_of_a_call_shows_nothing(guarded: Guarded, search: Search) -> None:
     for sql in ("select pg_sleep(20)", "select pg_sleep(20) from generate_series(1, 9000)"):
-        engine = ck.connect(mortal.url)
-        ending = threading.Thread(target=when_it_sleeps, args=(mortal, partial(kill, mortal.server)))
+        engine = ck.connect(guarded.url)
+        ending = threading.Thread(target=when_it_sleeps, args=(guarded, partial(kill, guarded.server)))
         ending.start()
         error = tried(search, "killed", partial(ck.read_df, engine, text(sql)))
         ending.join()
@@ -334,8 +328,8 @@ def test_a_server_killed_in_the_midst_of_a_call_shows_nothing(mortal: Guarded, s
         assert isinstance(error, ck.DatabaseUnavailableError)
         for shown in shown_by_tools(error):
             search.look("killed", "shown by tools", shown)
-        mortal.restart()
-    search.look("killed", "file", (mortal.server.home / "server.log").read_text())
+        guarded.restart()
+    search.look("killed", "file", (guarded.server.home / "server.log").read_text())
 
 
 # Commands and processes

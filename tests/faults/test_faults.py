@@ -137,16 +137,14 @@ def test_an_idle_connection_that_froze_or_was_cut_is_replaced_unseen(
         assert ended.error is None
 
 
-@pytest.mark.parametrize("name", ["append_messages", "create_index"])
-def test_a_connection_that_froze_is_given_up_when_the_server_waits_for_it(ground: Ground, name: str) -> None:
+def test_a_connection_that_froze_is_given_up_when_the_server_waits_for_it(ground: Ground) -> None:
+    name = "append_messages"
     ended = struck(ground, name, Plan("freeze", int(0.9 * normal(ground, name).received)), normal(ground, name))
     assert isinstance(ended.error, DatabaseUnavailableError)
 
 
-@pytest.mark.parametrize("name", ["messages_df embeddings"])
-def test_a_statement_without_an_answer_is_waited_for_as_long_as_statement_timeout_allows(
-    ground: Ground, name: str
-) -> None:
+def test_a_statement_without_an_answer_is_waited_for_as_long_as_statement_timeout_allows(ground: Ground) -> None:
+    name = "messages_df embeddings"
     ended = struck(ground, name, Plan("freeze", int(0.9 * normal(ground, name).received)), normal(ground, name))
     assert isinstance(ended.error, DatabaseUnavailableError)
 
