@@ -49,7 +49,7 @@ format: $(INSTALLED)
 
 # Side by side, as much in the tests waits for processes.
 test: style
-	@$(MAKE) -j 4 mypy pyright tests notebooks
+	@$(MAKE) -s -j 4 mypy pyright tests notebooks
 
 # Three at once; a file's tests stay together and share what it sets up, the slowest first.
 tests: $(INSTALLED)

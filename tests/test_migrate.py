@@ -766,7 +766,9 @@ def link(package: Distribution, packages: Path) -> None:
         (packages / name).symlink_to(Path(str(package.locate_file(name))))
 
 
-def test_a_clean_installation_of_the_wheel_with_just_what_it_needs_migrates_and_loads(empty_url: str, tmp_path: Path) -> None:
+def test_a_clean_installation_of_the_wheel_with_just_what_it_needs_migrates_and_loads(
+    empty_url: str, tmp_path: Path
+) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(CHECKOUT)]
     subprocess.run(build, check=True)
