@@ -231,6 +231,24 @@ def test_a_connection_is_given_up_whose_server_waits_for_it_and_holds_no_locks_a
     proxy.heal()
 
 
+def test_a_connection_is_given_up_whose_process_was_seen_at_work_and_is_gone(
+    endless: Engine, proxy: Proxy, clock: Clock, server_url: str
+) -> None:
+    with endless.connect() as connection, psycopg.connect(server_url, autocommit=True) as other:
+        driver: Any = connection.connection.driver_connection
+
+        def end(_now: float) -> None:
+            if driver._partner.server is not None:
+                clock.at = lambda _now: None
+                proxy.fail("freeze")
+                other.execute("select pg_terminate_backend(%s)", [driver.info.backend_pid])
+
+        clock.at = end
+        with pytest.raises(DatabaseUnavailableError, match="lost; run it again"):
+            connection.execute(text("select pg_sleep(60)"))
+    proxy.heal()
+
+
 def test_a_statement_that_the_server_works_at_is_waited_for_however_long(endless: Engine, clock: Clock) -> None:
     began = clock.now
     with endless.connect() as connection:

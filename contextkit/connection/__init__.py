@@ -23,10 +23,10 @@ from contextkit.connection.driver import (
     CommitLostError,
     again_while_full,
     explain,
-    is_full,
     lost,
     state_of,
     translated_errors,
+    unreachable,
 )
 from contextkit.connection.pool import IdleCloser, Pool
 from contextkit.connection.silence import Silence, SilentError, WatchedConnection
@@ -40,7 +40,7 @@ from contextkit.connection.url import (
     prepared,
     sealed,
 )
-from contextkit.errors import ContextkitError, DatabaseUnavailableError, ReadOnlyError
+from contextkit.errors import ContextkitError, ReadOnlyError
 from contextkit.secret import Secret, without_history
 from contextkit.server import EmbeddedServer
 
@@ -342,17 +342,6 @@ def _opened(url: URL, server: EmbeddedServer | None, args: Any, params: Any) -> 
         return again_while_full(open_)
     except psycopg.Error as error:
         raise unreachable(url, error) from None
-
-
-def unreachable(url: URL, error: Exception) -> DatabaseUnavailableError:
-    """Give our error for a connection that a driver could not open."""
-    # libpq gives no SQLSTATE here, only a text, which names host, role or database and never a password.
-    reason = str(error).rpartition("failed: ")[2].partition("\n")[0].strip()
-    if url.password:
-        reason = reason.replace(str(url.password), "***")
-    place = url.host or "the server"
-    remedy = "close others, or use a pooled host" if is_full(error) else "check the database URL"
-    return DatabaseUnavailableError(f"cannot connect to {place}: {reason}; {remedy}")
 
 
 def _check_alive(connection: WatchedConnection) -> None:

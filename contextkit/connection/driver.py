@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import psycopg
+from sqlalchemy import URL
 from sqlalchemy.exc import CompileError, DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -188,6 +189,17 @@ def again_while_full(open_: Callable[[], _Opened]) -> _Opened:
 def is_full(error: Exception) -> bool:
     """Tell whether a server, database or role had no connection left: of these errors libpq gives no SQLSTATE."""
     return re.search("too many (connections|clients)|connection slots", str(error)) is not None
+
+
+def unreachable(url: URL, error: Exception) -> DatabaseUnavailableError:
+    """Give our error for a connection that a driver could not open."""
+    # libpq gives no SQLSTATE here, only a text, which names host, role or database and never a password.
+    reason = str(error).rpartition("failed: ")[2].partition("\n")[0].strip()
+    if url.password:
+        reason = reason.replace(str(url.password), "***")
+    place = url.host or "the server"
+    remedy = "close others, or use a pooled host" if is_full(error) else "check the database URL"
+    return DatabaseUnavailableError(f"cannot connect to {place}: {reason}; {remedy}")
 
 
 def lost(error: BaseException | None, *, committing: bool = False) -> DatabaseUnavailableError:
