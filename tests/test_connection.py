@@ -1113,6 +1113,22 @@ def test_a_connection_lost_during_a_read_is_unavailable_and_the_next_read_works(
     assert len(contexts_df(reader)) == 0
 
 
+def test_a_connection_lost_while_a_read_is_planned_does_not_stay_out_of_the_pool(
+    database_url: str, engines: list[Engine], admin: Admin
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        # What is immutable the planner itself calls.
+        body = "begin perform pg_sleep(60); return 1; end"
+        connection.execute(f"create function slowly() returns int immutable language plpgsql as '{body}'")
+    engines.append(connect(database_url, write=True))
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read_df, engines[0], text("select slowly() as one"))
+        assert until(lambda: admin.terminate("state = 'active' and query like 'explain%%slowly%%'"))
+        with pytest.raises(DatabaseUnavailableError, match="run it again"):
+            reading.result()
+    assert engines[0].pool.checkedout() == 0
+
+
 @pytest.mark.parametrize("state", ["08P01", "08006", "25P03", "25P04", "53300", "57P01", "57P03", "57P05"])
 def test_a_state_that_ends_the_connection_is_unavailable(state: str) -> None:
     error = explain(psycopg.errors.lookup(state)("confidential"))
