@@ -359,7 +359,9 @@ def _array(column: Column) -> ExtensionArray | NDArray[Any]:
     known = (NOT_NULL if certain else NULLABLE).get(values.type)
     array: ExtensionArray | NDArray[Any]
     if known:
-        array = known.__from_arrow__(values)
+        # Of a chunked array pandas copies numbers twice.
+        alone = known == pd.Int64Dtype() and values.num_chunks == 1
+        array = known.__from_arrow__(values.chunk(0) if alone else values)
     else:
         array = np.array(values) if certain or pa.types.is_floating(values.type) else values.to_pandas().array
     return array

@@ -28,6 +28,7 @@ ORDER = [
     "queries",
     "partitions",
     "vectors",
+    "gathered",
     "plans",
     "literals",
     "bulk",
