@@ -35,7 +35,7 @@ BULK_ROWS = 2_000
 VECTOR_ROWS = 40
 """As how many rows one with a vector counts there: the pool gives vectors as text."""
 
-BATCH_BYTES = 2**19
+BATCH_BYTES = 640 * 2**10
 """What a batch of a bulk read holds: less costs time, more memory; two are held at a time."""
 
 _ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}

@@ -3,7 +3,7 @@
 import json
 from binascii import hexlify
 from collections.abc import Callable
-from mmap import mmap
+from mmap import ACCESS_COPY, mmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,7 +92,7 @@ class _Fixed:
         self._stored = pa.uint8() if pa.types.is_boolean(type_) else type_  # which are bits else
         width = self._stored.bit_width // 8
         # What is mapped goes back to the system when the column is converted, however small.
-        self._values = np.frombuffer(mmap(-1, max(1, room(rows, width)) * width), f"u{width}")
+        self._values = np.frombuffer(mmap(-1, max(1, room(rows, width)) * width, access=ACCESS_COPY), f"u{width}")
         self._valid: list[pa.BooleanArray] = []
         self._rows = 0
 
