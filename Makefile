@@ -31,21 +31,34 @@ demo: $(INSTALLED)
 lab: $(INSTALLED)
 	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; $(BIN)/jupyter lab $$root --notebook-dir=notebooks
 
-lint: $(INSTALLED)
+lint: style mypy pyright
+
+style: $(INSTALLED)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+
+mypy: $(INSTALLED)
 	@$(BIN)/mypy --strict -p contextkit -p tests.typing
+
+pyright: $(INSTALLED)
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-# Three at once, as many tests wait for processes; a file's tests stay together and share what it sets up.
+# Side by side, as much in the tests waits for processes.
+test: style
+	@$(MAKE) -s -j 4 mypy pyright tests notebooks
+
+# Three at once; a file's tests stay together and share what it sets up, the slowest first. With bytecode written,
+# whatever the environment says: the tests start hundreds of processes.
+tests: $(INSTALLED)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
 # The notebooks run in a home of their own, never on a user's database. Where root runs this, an account
 # without privileges runs PostgreSQL and has to reach that home.
-test: lint
-	@$(BIN)/pytest -q -n 3 --dist loadfile
+notebooks: $(INSTALLED)
 	@home=$$(mktemp -d) && chmod 711 "$$home" && trap 'sleep 1; rm -rf "$$home"' EXIT && \
 	CONTEXTKIT_HOME=$$home DATABASE_URL= $(BIN)/pytest -q --nbmake notebooks
 
@@ -69,7 +82,7 @@ soak: $(INSTALLED)
 	@CONTEXTKIT_EXAMPLES=$${CONTEXTKIT_EXAMPLES:-5000} $(BIN)/pytest -q -m 'hypothesis or soak'
 	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} $(BIN)/pytest -q tests/test_concurrency.py
 	@CONTEXTKIT_SECONDS=$${CONTEXTKIT_SECONDS:-60} CONTEXTKIT_TEST_POOLER=$${CONTEXTKIT_TEST_POOLER:-pgbouncer} \
-	$(BIN)/pytest -q -n 3 --dist loadfile
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 # Some of it alone: make TARGETS='read_oasst files' fuzz
 fuzz: $(FUZZER)
@@ -106,4 +119,4 @@ $(FUZZER): $(INSTALLED)
 	@.venv-fuzz/bin/python -m pip install -qq --disable-pip-version-check -e . 'atheris>=3' -c constraints.txt
 	@touch $(FUZZER)
 
-.PHONY: help demo lab lint format test axe bench bench-neighbors soak fuzz package
+.PHONY: help demo lab lint style mypy pyright format test tests notebooks axe bench bench-neighbors soak fuzz package

@@ -231,9 +231,11 @@ def _states(columns: list[Column], queries: list[int], k: int, scanned: int, mos
     bounds = np.searchsorted(of["query"], np.arange(len(queries) + 1))
     for query, (start, end) in zip(queries, pairwise(bounds), strict=True):
         ended = start == end or of["found"][start] < scanned
-        tied = start < end and of["distance"][end - 1] == of["following"][end - 1]
-        if end - start < (k if most is None else min(k, most)) or tied:
-            state = "short"  # which of equal distances come first, only all of them tell
+        last = of["distance"][end - 1] if start < end else 0.0
+        # Which of equal distances come first, only all of them tell; those that are none come last.
+        open_ = np.isnan(last) or (start < end and last == of["following"][end - 1])
+        if open_ or end - start < (k if most is None else min(k, most)):
+            state = "short"
         elif ended:
             state = "settled"
         else:
@@ -264,12 +266,16 @@ def _exact(
 ) -> tuple[pd.DataFrame, int, int | None]:
     """Neighbors of some queries, how many messages have no distance, and of one query how many no embedding."""
     connection.execute(set_exact())
+    without_embedding = None
     if len(queries) == 1:
         frame = _exact_one(connection, asked, queries[0], terms)
-        return frame, _most(frame.pop("zero")), _most(frame.pop("without_embedding"))
-    blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
-    frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
-    return frame, _most(frame.pop("zero")), None
+        without_embedding = _most(frame.pop("without_embedding"))
+    else:
+        blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)] or [queries]
+        frame = pd.concat([_exact_block(connection, asked, block, terms) for block in blocks], ignore_index=True)
+    zero = _most(frame.pop("zero"))
+    measured = frame["distance"].notna()
+    return frame if measured.all() else frame[measured].reset_index(drop=True), zero, without_embedding
 
 
 def _most(counts: "pd.Series[int]") -> int:

@@ -34,10 +34,13 @@ from contextkit.queries import (
 
 NEVER_NULL = frozenset(
     [
+        "building",
         "completed",
         "ef_construction",
         "ef_search",
         "forks",
+        "halfvec",
+        "inherited",
         "latest_version",
         "m",
         "message_count",
@@ -47,10 +50,10 @@ NEVER_NULL = frozenset(
         "size",
         "total_tokens",
         "turn",
+        "valid",
         "version",
     ]
 )
-FLAGS = frozenset(["building", "halfvec", "inherited", "valid"])
 # What pyarrow makes of these by itself is the same, but takes it longer than a small read takes.
 NOT_NULL: dict[pa.DataType, Any] = {
     pa.large_string(): pd.StringDtype(na_value=np.nan),
@@ -357,7 +360,7 @@ def _array(column: Column) -> ExtensionArray | NDArray[Any]:
         return pd.Series(values, dtype=object).array
     if pa.types.is_fixed_size_list(values.type):
         return pd.arrays.ArrowExtensionArray(values)
-    certain = column.name in NEVER_NULL | FLAGS and values.null_count == 0
+    certain = column.name in NEVER_NULL and values.null_count == 0
     known = (NOT_NULL if certain else NULLABLE).get(values.type)
     array: ExtensionArray | NDArray[Any]
     if isinstance(known, pd.DatetimeTZDtype):

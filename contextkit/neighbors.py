@@ -99,10 +99,8 @@ def neighbors_df(
 
 
 def _finished(frame: pd.DataFrame, asked: Asked, max_distance: float | None) -> pd.DataFrame:
-    distances = frame["distance"].to_numpy()
-    found = ~np.isnan(distances) if max_distance is None else distances <= max_distance
-    if not found.all():
-        frame = frame[found].reset_index(drop=True)
+    if max_distance is not None:
+        frame = frame[frame["distance"] <= max_distance].reset_index(drop=True)
     if asked.many and asked.ids is not None:
         frame.insert(1, "query_message_id", pd.Series([asked.ids[row] for row in frame["query"]], dtype=str))
     return frame

@@ -35,7 +35,13 @@ def plan_of(connection: Connection, sql: str) -> dict[str, Any]:
     """The plan that the server has for a query, which does not run."""
     # On the driver's own cursor: SQLAlchemy's logging would write the literals down.
     cursor = connection.connection.cursor()
-    cursor.execute(f"explain (format json) {sql}")
+    try:
+        cursor.execute(f"explain (format json) {sql}")
+    except Exception as error:
+        # As SQLAlchemy does with its own: what cannot be given back to the pool would stay out for ever.
+        if connection.dialect.is_disconnect(error, connection.connection, cursor):  # type: ignore[arg-type]
+            connection.invalidate(error)
+        raise
     ((plan,),) = cursor.fetchone()  # type: ignore[misc]
     cursor.close()
     root: dict[str, Any] = plan["Plan"]

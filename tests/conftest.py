@@ -24,6 +24,30 @@ from tests.pooler import Pooler, running_pooler
 POOLERS: dict[str, Pooler] = {}
 """The pooler in front of a server, by the server's URL."""
 
+SLOWEST = (
+    "test_secrets",
+    "test_foreign",
+    "test_server",
+    "test_injection",
+    "test_hostile",
+    "test_migrate",
+    "test_export",
+    "test_import_killed",
+    "test_frames",
+    "test_faults",
+    "test_history",
+    "test_store",
+    "test_answers",
+    "test_embed",
+    "test_concurrency",
+    "test_fuzz",
+    "test_nearest",
+    "test_import",
+    "test_show",
+    "test_readme",
+)
+"""Files that take longest. They come first, so that no process is left alone with one at the end."""
+
 collect_ignore = ["fuzz/one.py"]  # it needs the fuzzer, which `make fuzz` installs elsewhere
 
 # Shells let what runs in the background ignore interrupts, and some tests send one.
@@ -33,6 +57,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("CONTEXTKIT_TEST_POOLER"):
         config.addinivalue_line("filterwarnings", "ignore:a pooler keeps no settings")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,6 @@
 """The licenses of what contextkit installs: `python -m tests.licenses` rewrites the list in LICENSES.md."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -13,23 +13,34 @@ EXTRAS = {"dask", "embed", "embedded", "notebook", "openai", "sentence-transform
 
 def installed() -> dict[str, str]:
     """The license of each package that is installed and that contextkit or an extra of it needs, by name."""
+    packages = needed(distribution("contextkit"), EXTRAS)
+    return {name: license_of(packages[name]) for name in sorted(packages)}
+
+
+def needed(package: Distribution, extras: Iterable[str] = ()) -> dict[str, Distribution]:
+    """What is installed here of all that a package and its extras need, by name."""
     found: dict[str, set[str]] = {}
-    waiting: list[tuple[str, Iterable[str]]] = [("contextkit", EXTRAS)]
+    waiting = [*_required(package, {"", *extras})]
     distributions: dict[str, Distribution] = {}
     while waiting:
-        name, extras = waiting.pop()
-        new = {"", *extras} - found.setdefault(name, set())
+        name, wanted = waiting.pop()
+        new = {"", *wanted} - found.setdefault(name, set())
         found[name] |= new
         try:
             distributions[name] = distribution(name)
         except PackageNotFoundError:
             continue
-        for requirement in map(Requirement, distributions[name].requires or ()):
-            marker = requirement.marker
-            if any(marker is None or marker.evaluate({"extra": extra}) for extra in new):
-                waiting.append((canonicalize_name(requirement.name), requirement.extras))
-    del distributions["contextkit"]
-    return {name: license_of(distributions[name]) for name in sorted(distributions)}
+        waiting += _required(distributions[name], new)
+    distributions.pop(canonicalize_name(package.name), None)  # extras may name each other
+    return distributions
+
+
+def _required(package: Distribution, extras: set[str]) -> Iterator[tuple[str, set[str]]]:
+    """The name and the extras of each package that some extras of a package need, "" the package itself."""
+    for requirement in map(Requirement, package.requires or ()):
+        marker = requirement.marker
+        if any(marker is None or marker.evaluate({"extra": extra}) for extra in extras):
+            yield canonicalize_name(requirement.name), requirement.extras
 
 
 def license_of(package: Distribution) -> str:

@@ -117,7 +117,8 @@ class Admin:
         return self.backends(f"state = 'active' and query like '%%{marker}%%'")
 
     def terminate(self, condition: str = "true") -> int:
-        return int(self.ask("count(pg_terminate_backend(pid))", condition))
+        """How many backends have ended; it waits until they have."""
+        return int(self.ask("count(*) filter (where pg_terminate_backend(pid, 10000))", condition))
 
 
 @pytest.fixture
@@ -706,6 +707,18 @@ def test_an_engine_with_a_long_idle_timeout_keeps_its_connection(database_url: s
     assert len({pid(engines[0]) for _ in range(5)}) == 1
 
 
+@pytest.mark.parametrize(("fresh", "asked"), [(60, 0), (0, 2)])
+def test_a_connection_is_asked_whether_it_works_unless_it_was_used_a_moment_ago(
+    reader: Engine, monkeypatch: pytest.MonkeyPatch, fresh: float, asked: int
+) -> None:
+    answers, calls = WatchedConnection.answers, list[WatchedConnection]()
+    monkeypatch.setattr(WatchedConnection, "answers", lambda one: calls.append(one) or answers(one))
+    monkeypatch.setattr(connection_module, "FRESH", fresh)
+    for _ in range(3):
+        assert pid(reader)
+    assert len(calls) == asked
+
+
 def test_a_connection_that_broke_between_two_uses_is_replaced_unseen(reader: Engine, admin: Admin) -> None:
     with reader.connect() as one, reader.connect() as two:
         assert one.connection.is_valid
@@ -848,8 +861,9 @@ def test_an_embedded_server_that_was_killed_is_started_again_by_the_next_use(
     before = pid(engine)
     server = postmaster(home)
     assert server
+    backends = server.children()
     server.kill()
-    assert until(lambda: postmaster(home) is None)
+    assert until(lambda: postmaster(home) is None and not any(backend.is_running() for backend in backends))
     assert pid(engine) != before
     engine.dispose()
 
@@ -1093,11 +1107,26 @@ def test_a_connection_lost_during_a_read_is_unavailable_and_the_next_read_works(
 ) -> None:
     with ThreadPoolExecutor(1) as threads:
         reading = threads.submit(read, reader)
-        assert until(lambda: admin.running("pg_sleep"))
-        admin.terminate("query like '%%pg_sleep%%'")
+        assert until(lambda: admin.terminate("state = 'active' and query like '%%pg_sleep%%'"))
         with pytest.raises(DatabaseUnavailableError, match="run it again"):
             reading.result()
     assert len(contexts_df(reader)) == 0
+
+
+def test_a_connection_lost_while_a_read_is_planned_does_not_stay_out_of_the_pool(
+    database_url: str, engines: list[Engine], admin: Admin
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        # What is immutable the planner itself calls.
+        body = "begin perform pg_sleep(60); return 1; end"
+        connection.execute(f"create function slowly() returns int immutable language plpgsql as '{body}'")
+    engines.append(connect(database_url, write=True))
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read_df, engines[0], text("select slowly() as one"))
+        assert until(lambda: admin.terminate("state = 'active' and query like 'explain%%slowly%%'"))
+        with pytest.raises(DatabaseUnavailableError, match="run it again"):
+            reading.result()
+    assert engines[0].pool.checkedout() == 0
 
 
 @pytest.mark.parametrize("state", ["08P01", "08006", "25P03", "25P04", "53300", "57P01", "57P03", "57P05"])

@@ -24,13 +24,13 @@ from contextkit import (
 )
 from tests.forest import Forest, Node, Row, forests, instant
 
-EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "200"))
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-few = settings(many, max_examples=EXAMPLES // 8)
+few = settings(many, max_examples=EXAMPLES // 4)
 bounds = st.none() | st.integers(0, 9)
 seconds = st.none() | st.integers(0, 12)
 

@@ -18,6 +18,7 @@ ORDER = [
     "visible",
     "interrupts",
     "watcher",
+    "programs",
     "server",
     "parameters",
     "binary",

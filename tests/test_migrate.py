@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import psycopg
@@ -20,6 +22,7 @@ from contextkit.connection import settings_of
 from contextkit.errors import ContextkitError, ReadOnlyError, SchemaError
 from contextkit.models import Base, IdType, RoleType
 from tests.conftest import database_at
+from tests.licenses import needed
 
 CHECKOUT = Path(__file__).parents[1]
 HEAD = "4c1d8a7e2b90"
@@ -748,14 +751,34 @@ def test_generate_is_refused_in_an_installed_package(
 # The wheel
 
 
-def test_a_clean_installation_of_the_wheel_migrates_and_loads(empty_url: str, tmp_path: Path) -> None:
+def new_environment(folder: Path) -> tuple[Path, Path]:
+    """The interpreter of an environment with nothing in it, and the folder of its packages."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    venv.create(folder, symlinks=os.name != "nt")
+    program = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=True)
+    return python, Path(done.stdout.strip())
+
+
+def link(package: Distribution, packages: Path) -> None:
+    """Have a package of this environment in another, as installing takes long."""
+    for name in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+        (packages / name).symlink_to(Path(str(package.locate_file(name))))
+
+
+def test_a_clean_installation_of_the_wheel_with_just_what_it_needs_migrates_and_loads(
+    empty_url: str, tmp_path: Path
+) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(CHECKOUT)]
     subprocess.run(build, check=True)
     wheel = next(tmp_path.glob("*.whl"))
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    subprocess.run([*pip, "--python", str(python), "install", "--no-compile", str(wheel)], check=True)
+    python, packages = new_environment(tmp_path / "venv")
+    install = [*pip, "install", "--no-deps", "--no-compile", "--target", str(packages), str(wheel)]
+    subprocess.run(install, check=True)
+    (installed,) = Distribution.discover(name="contextkit", path=[str(packages)])
+    for needs in needed(installed).values():
+        link(needs, packages)
     program = f"""
 import contextkit
 engine = contextkit.connect({empty_url!r}, write=True)

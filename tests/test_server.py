@@ -25,9 +25,11 @@ import psycopg
 import pytest
 from filelock import Timeout
 
+import contextkit.programs as programs_module
 import contextkit.server as server_module
 from contextkit import watcher
 from contextkit.errors import DatabaseUnavailableError, MissingExtraError
+from contextkit.programs import installed
 from contextkit.server import EmbeddedServer, default_home
 
 ROOT = os.geteuid() == 0
@@ -222,7 +224,7 @@ def test_naming_a_home_writes_nothing_and_starts_nothing(place: Path) -> None:
 
 
 def test_the_modes_of_parents_stay_and_what_is_inside_is_private(place: Path) -> None:
-    above = [*place.parents, *Path(server_module._installed()).parents]
+    above = [*place.parents, *Path(installed()).parents]
     before = [path.stat().st_mode for path in above]
     with held(place):
         assert [path.stat().st_mode for path in above] == before
@@ -334,7 +336,7 @@ def test_a_home_that_cannot_be_written_is_refused(place: Path) -> None:
 @needs_root
 def test_a_home_out_of_reach_names_the_folder_and_the_account(place: Path) -> None:
     place.mkdir(0o700)
-    account = EmbeddedServer(place)._account
+    account = EmbeddedServer(place)._programs.account
     assert account is not None
     with pytest.raises(DatabaseUnavailableError) as error:
         EmbeddedServer(place / "home").join()
@@ -346,12 +348,12 @@ def test_a_home_out_of_reach_names_the_folder_and_the_account(place: Path) -> No
 @needs_root
 def test_binaries_out_of_reach_are_copied_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.mkdir(0o711)
-    package = server_module._installed()
+    package = installed()
     locked = place / "locked"
     locked.mkdir(0o700)
     for folder in (package, package.with_name(f"{package.name}.libs")):
         shutil.copytree(folder, locked / folder.name, ignore=shutil.ignore_patterns("pginstall"))
-    monkeypatch.setattr(server_module, "_installed", lambda: locked / package.name)
+    monkeypatch.setattr(programs_module, "installed", lambda: locked / package.name)
     home = place / "home"
     with held(home) as server:
         write_row(server)
@@ -585,7 +587,7 @@ def test_a_pid_that_another_process_has_now_is_not_the_server_and_is_left_alone(
     server = EmbeddedServer(used)
     server.join()
     write_row(server)
-    account = server._account
+    account = server._programs.account
     options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
     unrelated = subprocess.Popen(["sleep", "600"], cwd="/", **options)  # type: ignore[call-overload]
     try:

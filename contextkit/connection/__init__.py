@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,8 @@ __all__ = [
 ]
 
 POOL_WAIT = 10.0
+FRESH = 1.0
+"""Seconds for which a connection that was given back, and has heard nothing since, counts as alive unasked."""
 
 
 @dataclass(frozen=True)
@@ -286,12 +289,16 @@ def _listen(engine: Engine, settings: Settings) -> None:
             return opened
         raise without_history(failed)
 
+    @event.listens_for(engine, "checkin")
+    def note_time(_connection: Any, record: Any) -> None:
+        record.info["given_back"] = time.monotonic()
+
     @event.listens_for(engine, "checkout")
     def start_afresh(connection: Any, record: Any, _fairy: Any) -> None:
         # In place of SQLAlchemy's own ping, which waits for ever, and twice for a server that is gone.
-        if "used" in record.info:
+        since = record.info.get("given_back")  # None of one that was opened just now
+        if since is not None and (time.monotonic() - since > FRESH or not connection.is_quiet()):
             _check_alive(connection)
-        record.info["used"] = True
         # Not at connect: SQLAlchemy resets an option by switching it off, and a raw connection keeps its own.
         connection.autocommit = False
         connection.read_only = None if settings.write else True

@@ -1,6 +1,7 @@
 """A connection that asks, while it waits, whether the server still answers: nobody waits for a lost one for ever."""
 
 import math
+import selectors
 import socket
 import time
 from dataclasses import dataclass, field
@@ -99,6 +100,14 @@ class WatchedConnection(psycopg.Connection[Any]):
         # What commits by itself, such as the build of an index, has no limit that ends with a transaction.
         longest = 0.0 if self._asking else None if self.autocommit else self._longest
         return Silence(*self._peer, self._patience, longest)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come over this connection since its last answer, such as its end."""
+        if self.closed:
+            return False
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self.fileno(), selectors.EVENT_READ)
+            return not waiting.select(0)
 
     def answers(self) -> bool:
         """Whether this connection still works; asked outside of any transaction.

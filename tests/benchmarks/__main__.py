@@ -86,9 +86,9 @@ def _head() -> str:
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB"
     return f"""# What contextkit takes
 
-Written by `make bench`. Each case is called in turn with what it stands beside, {ROUNDS} to {MOST_ROUNDS} times after
-a warm-up; these are medians. Ratios below 1 mean that contextkit is faster. Embedded server over its socket, as it is
-installed; messages of 500 characters, embeddings of 1536 dimensions.
+Written by `make bench`. Each case is called in turn with what it stands beside, in another order each round, {ROUNDS}
+to {MOST_ROUNDS} times after a warm-up; these are medians. Ratios below 1 mean that contextkit is faster. Embedded
+server over its socket, as it is installed; messages of 500 characters, embeddings of 1536 dimensions.
 
 - {machine}, Python {platform.python_version()}
 - {", ".join(f"{name} {version(name)}" for name in PACKAGES)}

@@ -1,9 +1,10 @@
 """Calls measured in turns, and rows that say how they compare."""
 
 import gc
+import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, TypeVar
@@ -63,8 +64,10 @@ def compared(
 def in_turns(calls: Mapping[str, Call], before: Call = lambda: None) -> dict[str, float]:
     """Median seconds of each, called in turn after a warm-up, so that whatever else the machine does meets all.
 
-    What comes before each call is not counted, nor is the time to free its result.
+    Every round has an order of its own: what a call leaves in the caches helps the next one. What comes before each
+    call is not counted, nor is the time to free its result.
     """
+    orders = random.Random(0)
     gc.collect()
     for call in calls.values():
         _seconds(call, before)
@@ -73,8 +76,8 @@ def in_turns(calls: Mapping[str, Call], before: Call = lambda: None) -> dict[str
     for finished in range(MOST_ROUNDS):
         if finished >= ROUNDS and time.perf_counter() > end:
             break
-        for name, call in calls.items():
-            taken[name].append(_seconds(call, before))
+        for name in orders.sample(list(calls), len(calls)):
+            taken[name].append(_seconds(calls[name], before))
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
@@ -91,9 +94,9 @@ def shared(count: int, call: Call) -> Call:
     return lambda: Timed(_seconds(call, lambda: None) / count)
 
 
-def each(call: Callable[[Value], object], values: Iterable[Value]) -> Call:
-    """A call that takes the next of the values each time."""
-    following = cycle(values)
+def each(call: Callable[[Value], object], values: Sequence[Value], first: int = 0) -> Call:
+    """A call that takes the next of the values each time, from one of them on."""
+    following = cycle([*values[first:], *values[:first]])
     return lambda: call(next(following))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from contextkit.server import EmbeddedServer, _environment
+from contextkit.programs import Programs, environment
 
 OLD_SERVER = "CONTEXTKIT_PGVECTOR_06"
 """Names the folder `pginstall` of pgserver 0.1.4, which carries PostgreSQL 16 with pgvector 0.6.
@@ -24,18 +24,17 @@ class Cluster:
     """The data of a server, in a folder that ends with the test."""
 
     def __init__(self, home: Path, binaries: Path) -> None:
-        self._server = EmbeddedServer(home)
+        self._programs = Programs(home)
         self._binaries = binaries
         self.folder = Path(tempfile.mkdtemp(prefix="ck-", dir="/tmp"))  # a socket's path has to be short
-        if self._server._account is not None:
-            os.chown(self.folder, self._server._account.pw_uid, self._server._account.pw_gid)
+        self._programs.give(self.folder)
 
     @property
     def url(self) -> str:
         return f"postgresql://postgres@/postgres?host={quote(str(self.folder), safe='')}"
 
     def run(self, program: str, *arguments: str) -> None:
-        options: dict[str, Any] = {"cwd": self.folder, "env": _environment(), **self._server._run_as}
+        options: dict[str, Any] = {"cwd": self.folder, "env": environment(), **self._programs.run_as}
         command = [str(self._binaries / program), *arguments]
         with (self.folder / "output").open("ab") as output:  # of a file: a server that stays keeps a pipe open
             done = subprocess.run(command, stdout=output, stderr=output, umask=0o077, check=False, **options)
@@ -58,7 +57,7 @@ class Cluster:
 
 
 def new_cluster(home: Path, binaries: Path | None = None) -> Cluster:
-    cluster = Cluster(home, binaries or EmbeddedServer(home)._binaries())
+    cluster = Cluster(home, binaries or Programs(home).folder())
     cluster.run("initdb", "-D", "data", "-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "trust", "--no-sync")
     return cluster
 
