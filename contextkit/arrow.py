@@ -1,12 +1,10 @@
 """Run a statement and get its columns in Arrow: in bulk over ADBC when rows are many, else on the engine's pool."""
 
 import json
-from binascii import hexlify
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,10 +21,11 @@ from sqlalchemy import Connection, Engine, Executable, event, text
 from contextkit.bulk import Bulk, bulk_in_place_of, forget_types
 from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
 from contextkit.errors import ReadOnlyError
-from contextkit.interrupts import beside
+from contextkit.gathered import ARROW_TYPES, BULK_TYPES, Gathered, gathered
+from contextkit.interrupts import ahead
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
-from contextkit.plans import expected_rows
+from contextkit.plans import UNKNOWN_ROWS, expected_rows
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import VectorColumn
 
@@ -36,32 +35,10 @@ BULK_ROWS = 2_000
 VECTOR_ROWS = 40
 """As how many rows one with a vector counts there: the pool gives vectors as text."""
 
-ALLOCATOR = pa.system_memory_pool()
-"""Arrow's own keeps much of what it has freed."""
+BATCH_BYTES = 640 * 2**10
+"""What a batch of a bulk read holds: less costs time, more memory; two are held at a time."""
 
-BATCH_BYTES = 2 * 2**20
-"""What a batch of a bulk read holds: much less costs time, more memory; two are held at a time."""
-
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "bool": pa.bool_(),
-    "bpchar": pa.large_string(),
-    "date": pa.date32(),
-    "float4": pa.float64(),
-    "float8": pa.float64(),
-    "int2": pa.int64(),
-    "int4": pa.int64(),
-    "int8": pa.int64(),
-    "interval": pa.duration("us"),
-    "name": pa.large_string(),
-    "numeric": pa.float64(),
-    "text": pa.large_string(),
-    "timestamp": pa.timestamp("us"),
-    "timestamptz": pa.timestamp("us", tz="UTC"),
-    "uuid": pa.large_string(),
-    "varchar": pa.large_string(),
-}
 _ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}
-BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +72,7 @@ def fetch(
             sql = literal_sql(connection, statement, parameters)
             weight = _weight(statement)
             # Of a bulk read, only the room for vectors depends on it.
-            rows = 0 if sql is None or (bulk and weight == 1) else expected_rows(connection, sql)
+            rows = UNKNOWN_ROWS if sql is None or (bulk and weight == 1) else expected_rows(connection, sql)
             if sql is None or (bulk is None and rows * weight < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
             reading = bulk_in_place_of(connection)
@@ -217,7 +194,7 @@ def execute_bulk(
     if not all(_type_name(field) in BULK_TYPES for field in reader.schema):
         forget_types(bulk.engine)
         return None
-    columns = _read(bulk, cursor, reader, lambda: VectorColumn(rows, matrix))
+    columns = _read(bulk, cursor, reader, rows, matrix)
     return columns if all(_is_told(column.values) for column in columns) else None
 
 
@@ -226,26 +203,21 @@ def _type_name(field: pa.Field) -> str:
 
 
 def _read(
-    bulk: Bulk, cursor: Any, reader: pa.RecordBatchReader, vector_column: Callable[[], VectorColumn]
+    bulk: Bulk, cursor: Any, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[np.float32] | None
 ) -> list[Column]:
-    types = [_type_name(field) for field in reader.schema]
-    vectors = {place: vector_column() for place, kind in enumerate(types) if kind == "vector"}
-    chunks: list[list[pa.Array]] = [[] for _ in types]
+    kinds = [_type_name(field) for field in reader.schema]
+    columns: list[Gathered | VectorColumn] = [
+        VectorColumn(rows, matrix) if kind == "vector" else gathered(kind, rows) for kind in kinds
+    ]
 
     def read() -> pa.RecordBatch | None:
         with bulk.waiting():
             return next(reader, None)
 
-    with beside() as begin:  # a batch is read while one is decoded, so that the server need not wait
-        following = begin(read)
-        while (batch := following.result()) is not None:
-            following = begin(read)
-            for place, array in enumerate(batch.columns):
-                if place in vectors:
-                    vectors[place].add_binary(array.storage)
-                else:
-                    # A copy: a column of a batch keeps all of it.
-                    chunks[place].append(pa.concat_arrays([array], ALLOCATOR))
+    with ahead(read) as batches:  # so that the server need not wait while one is decoded
+        for batch in batches:
+            _add(columns, batch)
+            del batch  # else it would stay beside the next two
 
     def dimensions() -> int:
         sql = str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL))
@@ -253,25 +225,15 @@ def _read(
             cursor.execute(sql)
             return _length((cursor.fetchone() or (None,))[0])
 
-    columns = []
-    for place, (name, kind) in enumerate(zip(reader.schema.names, types, strict=True)):
-        raw = chunks.pop(0)  # which goes when it is converted
-        values = vectors[place].finish(dimensions) if place in vectors else _from_arrow(kind, raw)
-        columns.append(Column(name, values))
-    return columns
+    return [
+        Column(name, column.finish(dimensions) if isinstance(column, VectorColumn) else column.finish())
+        for name, column in zip(reader.schema.names, columns, strict=True)
+    ]
 
 
-def _from_arrow(kind: str, chunks: list[pa.Array]) -> pa.ChunkedArray | list[Any]:
-    plain = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in chunks]
-    if kind in ("json", "jsonb"):
-        return [None if text is None else json.loads(text) for chunk in plain for text in chunk.to_pylist()]
-    if plain and not pa.types.is_string(plain[0].type):
-        # Not text: it may be most of the result, and would be there twice meanwhile.
-        plain = [pa.concat_arrays(plain, ALLOCATOR)]
-    if kind == "uuid":
-        plain = [_uuid_texts(chunk) for chunk in plain]
-    type_ = ARROW_TYPES[kind]
-    return pa.chunked_array([chunk.cast(type_, memory_pool=ALLOCATOR) for chunk in plain], type_)
+def _add(columns: Sequence[Gathered | VectorColumn], batch: pa.RecordBatch) -> None:
+    for column, array in zip(columns, batch.columns, strict=True):
+        column.add(array.storage if isinstance(array, pa.ExtensionArray) else array)
 
 
 def _is_told(values: pa.ChunkedArray | list[Any]) -> bool:
@@ -283,15 +245,3 @@ def _is_told(values: pa.ChunkedArray | list[Any]) -> bool:
     except (OverflowError, ValueError):
         return False
     return True
-
-
-def _uuid_texts(storage: pa.FixedSizeBinaryArray) -> pa.LargeStringArray:
-    """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
-    start, rows = storage.offset, len(storage)
-    digits = np.frombuffer(hexlify(storage.buffers()[1][16 * start : 16 * (start + rows)]), np.uint8).reshape(rows, 32)
-    texts = np.full((rows, 36), ord("-"), np.uint8)
-    for place, (first, last) in zip((0, 9, 14, 19, 24), pairwise((0, 8, 12, 16, 20, 32)), strict=True):
-        texts[:, place : place + last - first] = digits[:, first:last]
-    offsets = np.arange(0, 36 * (rows + 1), 36, dtype=np.int64)
-    array = pa.LargeStringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(texts))
-    return array if storage.null_count == 0 else pc.call_function("if_else", [storage.is_valid(), array, None])

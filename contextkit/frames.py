@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray
 from sqlalchemy import Engine, Executable
@@ -15,6 +16,7 @@ from sqlalchemy.sql.expression import Select, SelectBase, TextClause
 from contextkit.arrow import BULK_ROWS, Column, fetch
 from contextkit.connection import translated_errors
 from contextkit.errors import LineageError, NotFoundError
+from contextkit.gathered import ALLOCATOR
 from contextkit.models import canonical_ids
 from contextkit.parallel import fetch_parallel
 from contextkit.partitions import positive
@@ -361,10 +363,24 @@ def _array(column: Column) -> ExtensionArray | NDArray[Any]:
     certain = column.name in NEVER_NULL and values.null_count == 0
     known = (NOT_NULL if certain else NULLABLE).get(values.type)
     array: ExtensionArray | NDArray[Any]
-    if known:
-        array = known.__from_arrow__(values)
+    if isinstance(known, pd.DatetimeTZDtype):
+        array = _times(values, known)
+    elif known:
+        # Of a chunked array pandas copies numbers twice.
+        alone = pa.types.is_integer(values.type) and values.num_chunks == 1
+        array = known.__from_arrow__(values.chunk(0) if alone else values)
     else:
-        array = np.array(values) if certain or pa.types.is_floating(values.type) else values.to_pandas().array
+        # A copy of its own, as Arrow's memory is not writable.
+        plain = certain or pa.types.is_floating(values.type)
+        array = np.array(values.to_numpy()) if plain else values.to_pandas().array
+    return array
+
+
+def _times(values: pa.ChunkedArray, dtype: pd.DatetimeTZDtype) -> ExtensionArray:
+    if values.null_count:  # pandas has the allocator of Arrow's do this, which keeps what it frees
+        missing = pa.scalar(pd.NaT.value, pa.int64()).cast(values.type)
+        values = pc.call_function("coalesce", [values, missing], memory_pool=ALLOCATOR)
+    array: ExtensionArray = dtype.__from_arrow__(values).copy()  # see above
     return array
 
 

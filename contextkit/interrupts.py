@@ -4,10 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from functools import partial
 from queue import SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
+from threading import Event, Semaphore, Thread
+from typing import TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -52,31 +51,39 @@ def start(work: Callable[[], _Result], future: "Future[_Result]") -> "Future[_Re
 
 
 @contextmanager
-def beside() -> Iterator[Callable[[Callable[[], _Result]], "Future[_Result]"]]:
-    """What gives work to one thread, a piece after the other; at the end all of it is waited for.
+def ahead(read: Callable[[], _Result | None]) -> Iterator[Iterator[_Result]]:
+    """What is read until there is None: while one piece is worked on, a thread reads the next, and none beyond it.
 
-    One for all pieces, as what a thread has allocated is of little use to the next.
+    One thread for all, as what a thread has allocated is of little use to the next; at the end it is waited for.
     """
-    given: SimpleQueue[Any] = SimpleQueue()
-    start(partial(_do_all, given), Future())
+    places = Semaphore(2)
+    pieces: SimpleQueue[Future[_Result | None]] = SimpleQueue()
+    over = Event()
 
-    def begin(work: Callable[[], _Result]) -> "Future[_Result]":
-        future: Future[_Result] = Future()
-        given.put((work, future))
-        return future
+    def read_all() -> None:
+        while True:
+            places.acquire()  # here and not by whoever takes the pieces: to wake another takes longer than to read
+            if over.is_set():
+                return
+            piece: Future[_Result | None] = Future()
+            _do(read, piece)
+            pieces.put(piece)
+            if piece.exception() or piece.result() is None:
+                return
 
+    def taken() -> Iterator[_Result]:
+        while (piece := pieces.get().result()) is not None:
+            yield piece
+            del piece
+            places.release()
+
+    reading = start(read_all, Future())
     try:
-        yield begin
+        yield taken()
     finally:
-        ended: Future[None] = Future()
-        given.put((bool, ended))
-        given.put(None)
-        wait([ended])
-
-
-def _do_all(given: "SimpleQueue[Any]") -> None:
-    for work, future in iter(given.get, None):
-        _do(work, future)
+        over.set()
+        places.release()
+        wait([reading])
 
 
 def _end(future: "Future[_Result]", cancel: Callable[[], None], patience: float) -> None:

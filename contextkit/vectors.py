@@ -1,7 +1,7 @@
 """The vector column as one float32 matrix, decoded in one pass."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,23 @@ HEADER_BYTES = 4
 """pgvector's binary form: int16 length, int16 unused, then big-endian float32."""
 
 FIRST_BYTES = 2**30
-"""Most that a matrix reserves on the word of the planner, who may err by far; beyond it grows with what comes."""
+"""Most that a column reserves on the word of the planner, who may err by far; beyond it grows with what comes."""
+
+_Values = TypeVar("_Values", bound=NDArray[Any])
+
+
+def room(rows: int, row_bytes: int) -> int:
+    """Rows to reserve where so many are expected: a fifth more, as room that is never written takes no memory."""
+    return min(rows + rows // 5, FIRST_BYTES // row_bytes)
+
+
+def grown(values: _Values, rows: int) -> _Values:
+    """The array, with room for so many rows; in place: a larger one beside it would take as much memory again."""
+    if len(values) < rows:
+        if not values.flags.owndata:
+            values = values.copy()  # a slice of one of others, which stays as it is
+        values.resize((max(rows, len(values) * 9 // 8), *values.shape[1:]), refcheck=False)
+    return values
 
 
 def from_binary(values: Sequence[Any]) -> NDArray[np.float32]:
@@ -46,21 +62,21 @@ class VectorColumn:
         mask = np.array([vector is None for vector in vectors], dtype=bool)
         present = [vector for vector in vectors if vector is not None]
         lengths = {len(vector) for vector in present}
-        self._add(mask, lengths, lambda: np.stack(present))
+        self._extend(mask, lengths, lambda: np.stack(present))
 
-    def add_binary(self, storage: pa.BinaryArray) -> None:
+    def add(self, storage: pa.BinaryArray) -> None:
         """Add an array of vectors in pgvector's binary form, decoded by one strided pass."""
         mask = storage.is_null().to_numpy(zero_copy_only=False)
         offsets = np.frombuffer(storage.buffers()[1], np.int32)[storage.offset : storage.offset + len(storage) + 1]
         sizes = np.unique(np.diff(offsets)[~mask])
         data = np.frombuffer(storage.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
-        self._add(
+        self._extend(
             mask,
             {(int(size) - HEADER_BYTES) // 4 for size in sizes},
             lambda: data.reshape(-1, int(sizes[0]))[:, HEADER_BYTES:].view(">f4"),
         )
 
-    def _add(
+    def _extend(
         self, mask: NDArray[np.bool_], lengths: set[int], decoded: Callable[[], NDArray[np.floating[Any]]]
     ) -> None:
         self._masks.append(mask)
@@ -84,14 +100,9 @@ class VectorColumn:
 
     def _reserve(self, length: int) -> None:
         if self._matrix.shape[1] != length:
-            # A fifth more than expected: room that is never written takes no memory.
-            expected = min(self._expected + self._expected // 5, FIRST_BYTES // (4 * length))
-            self._matrix = np.empty((max(self._rows, expected), length), np.float32)
-        elif len(self._matrix) < self._rows:
-            if not self._matrix.flags.owndata:
-                self._matrix = self._matrix.copy()  # a slice of a matrix of others, which stays as it is
-            # In place: a larger matrix beside this one would take as much memory again.
-            self._matrix.resize((max(self._rows, len(self._matrix) * 9 // 8), length), refcheck=False)
+            self._matrix = np.empty((max(self._rows, room(self._expected, 4 * length)), length), np.float32)
+        else:
+            self._matrix = grown(self._matrix, self._rows)
 
     def finish(self, dimensions: Callable[[], int]) -> pa.ChunkedArray:
         """Give a fixed-size list over the matrix; `dimensions` tells its length where every row is null."""

@@ -184,6 +184,39 @@ def test_every_type_comes_out_alike_in_bulk_and_from_the_pool(reader: Engine, mo
     assert bulk["e"].isna().tolist() == [False, True]
 
 
+@pytest.mark.parametrize("expected", [0, 3, 10**9])
+def test_rows_of_many_batches_are_kept_however_many_the_planner_expected(
+    reader: Engine, monkeypatch: pytest.MonkeyPatch, expected: int
+) -> None:
+    statement = text("""
+        select i, nullif(i % 3, 0) as n, i % 2 = 0 as even, nullif(i % 5 = 0, false) as b, i / 7.0::float8 as f,
+            case when i % 4 > 0 then md5(i::text)::uuid end as u, nullif('x' || i, 'x7') as t,
+            date '2026-01-31' + i as d,
+            case when i % 4 > 0 then timestamptz '2026-01-31 12:00+00' + i * interval '1 second' end as tz
+        from generate_series(1, 30000) as i order by i
+    """)
+    monkeypatch.setattr(arrow, "BULK_ROWS", 10**9)
+    pooled = read_df(reader, statement)
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0)
+    real = arrow._fetch_bulk
+    monkeypatch.setattr(arrow, "_fetch_bulk", lambda bulk, sql, _rows: real(bulk, sql, expected))
+    pd.testing.assert_frame_equal(read_df(reader, statement), pooled)
+
+
+@pytest.mark.parametrize("way", ["pool", "bulk"])
+def test_every_column_can_be_written(engine: Engine, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0 if way == "bulk" else 10**9)
+    load_sample(engine)
+    loaded = [contexts_df(engine), messages_df(engine), forks_df(engine)]
+    for frame in [*loaded, history_df(engine, loaded[0]["context_id"])]:
+        for name in frame.columns:
+            value = frame[name].dropna().iloc[-1] if frame[name].notna().any() else pd.Timestamp("2026-01-31", tz="UTC")
+            if isinstance(frame[name].dtype, pd.StringDtype):
+                value = "written"
+            frame.loc[0, name] = value
+            assert frame[name].iloc[0] == value
+
+
 def test_types_that_bulk_does_not_read_come_from_the_pool(reader: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
     row = read_df(reader, EVERY_TYPE).iloc[0]

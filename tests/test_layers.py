@@ -29,6 +29,7 @@ ORDER = [
     "queries",
     "partitions",
     "vectors",
+    "gathered",
     "plans",
     "literals",
     "bulk",

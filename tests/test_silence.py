@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-import contextkit.arrow as arrow_module
 import contextkit.connection.silence as silence_module
+import contextkit.gathered as gathered_module
 from contextkit import DatabaseUnavailableError, connect, read_df
 from contextkit.bulk import Bulk
 from contextkit.connection.silence import Silence, SilentError
@@ -166,9 +166,9 @@ def test_what_has_arrived_in_bulk_may_be_decoded_for_longer_than_a_statement_may
         assert all(checks.acquire(timeout=60) for _ in range(3))
         return decoded(*arguments)
 
-    unpatched, decoded = Bulk._check, arrow_module._from_arrow
+    unpatched, decoded = Bulk._check, gathered_module._Documents.add
     monkeypatch.setattr(Bulk, "_check", check)
-    monkeypatch.setattr(arrow_module, "_from_arrow", decode)
+    monkeypatch.setattr(gathered_module._Documents, "add", decode)
     frame = read_df(engine, text("select i, jsonb_build_array(i) as x from generate_series(1, 9000) i"))
     assert [len(frame), frame["x"].iloc[-1]] == [9000, [9000]]
 

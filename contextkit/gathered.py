@@ -1,0 +1,134 @@
+"""Columns gathered from the batches of a bulk read, in memory of their own: a column of a batch keeps all of it."""
+
+import json
+from binascii import hexlify
+from collections.abc import Callable
+from mmap import ACCESS_COPY, mmap
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from contextkit.vectors import grown, room
+
+ALLOCATOR = pa.system_memory_pool()
+"""Arrow's own keeps much of what it has freed."""
+
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "bpchar": pa.large_string(),
+    "date": pa.date32(),
+    "float4": pa.float64(),
+    "float8": pa.float64(),
+    "int2": pa.int64(),
+    "int4": pa.int64(),
+    "int8": pa.int64(),
+    "interval": pa.duration("us"),
+    "name": pa.large_string(),
+    "numeric": pa.float64(),
+    "text": pa.large_string(),
+    "timestamp": pa.timestamp("us"),
+    "timestamptz": pa.timestamp("us", tz="UTC"),
+    "uuid": pa.large_string(),
+    "varchar": pa.large_string(),
+}
+BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
+
+_DIGITS = np.dtype("V8, V4, V4, V4, V12")
+_UUID_TEXT = np.dtype("V8, S1, V4, S1, V4, S1, V4, S1, V12")
+"""A field of digits, then one of a dash, and so on."""
+
+
+class Gathered(Protocol):
+    """A column to which the arrays of batches are added as they come."""
+
+    def add(self, array: pa.Array) -> None:
+        """Add what a batch holds of it."""
+
+    def finish(self) -> pa.ChunkedArray | list[Any]:
+        """Give the whole column."""
+
+
+def gathered(kind: str, rows: int) -> Gathered:
+    """A column of this type of PostgreSQL's, for so many rows or more."""
+    if kind in ("json", "jsonb"):
+        return _Documents()
+    if kind == "uuid":
+        return _Texts(_uuid_texts)
+    type_ = ARROW_TYPES[kind]
+    return _Texts(_own_texts) if pa.types.is_large_string(type_) else _Fixed(type_, rows)
+
+
+class _Documents:
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+
+    def add(self, array: pa.Array) -> None:
+        self._values += [None if text is None else json.loads(text) for text in array.to_pylist()]
+
+    def finish(self) -> list[Any]:
+        return self._values
+
+
+class _Texts:
+    """Left in pieces: they may be most of the result, and would be there twice while they are joined."""
+
+    def __init__(self, convert: Callable[[pa.Array], pa.LargeStringArray]) -> None:
+        self._convert = convert
+        self._chunks: list[pa.LargeStringArray] = []
+
+    def add(self, array: pa.Array) -> None:
+        self._chunks.append(self._convert(array))
+
+    def finish(self) -> pa.ChunkedArray:
+        return pa.chunked_array(self._chunks, pa.large_string())
+
+
+class _Fixed:
+    """Values of one width, in one array that grows in place: pieces would leave holes in memory when joined."""
+
+    def __init__(self, type_: pa.DataType, rows: int) -> None:
+        self._type = type_
+        self._stored = pa.uint8() if pa.types.is_boolean(type_) else type_  # which are bits else
+        width = self._stored.bit_width // 8
+        # What is mapped goes back to the system when the column is converted, however small.
+        self._values = np.frombuffer(mmap(-1, max(1, room(rows, width)) * width, access=ACCESS_COPY), f"u{width}")
+        self._valid: list[pa.BooleanArray] = []
+        self._rows = 0
+
+    def add(self, array: pa.Array) -> None:
+        stored = array if array.type == self._stored else array.cast(self._stored, memory_pool=ALLOCATOR)
+        start, self._rows = self._rows, self._rows + len(stored)
+        self._values = grown(self._values, self._rows)
+        values = np.frombuffer(stored.buffers()[1] or b"", self._values.dtype)
+        self._values[start : self._rows] = values[stored.offset : stored.offset + len(stored)]
+        self._valid.append(pa.concat_arrays([stored.is_valid()], ALLOCATOR))
+
+    def finish(self) -> pa.ChunkedArray:
+        buffers = [_bits(self._valid), pa.py_buffer(self._values[: self._rows])]
+        array = pa.Array.from_buffers(self._stored, self._rows, buffers)
+        return pa.chunked_array([array.cast(self._type)])
+
+
+def _own_texts(array: pa.StringArray) -> pa.LargeStringArray:
+    return pa.concat_arrays([array], ALLOCATOR).cast(pa.large_string(), memory_pool=ALLOCATOR)
+
+
+def _uuid_texts(array: pa.FixedSizeBinaryArray) -> pa.LargeStringArray:
+    """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
+    start, rows = array.offset, len(array)
+    digits = np.frombuffer(hexlify(array.buffers()[1][16 * start : 16 * (start + rows)]), _DIGITS)
+    texts = np.full(36 * rows, ord("-"), np.uint8)
+    for place in range(5):
+        texts.view(_UUID_TEXT)[f"f{2 * place}"] = digits[f"f{place}"]
+    offsets = np.arange(0, 36 * (rows + 1), 36, dtype=np.int64)
+    buffers = [_bits([array.is_valid()]), pa.py_buffer(offsets), pa.py_buffer(texts)]
+    return pa.Array.from_buffers(pa.large_string(), rows, buffers)
+
+
+def _bits(valid: list[pa.BooleanArray]) -> pa.Buffer | None:
+    """Which rows are not null, in memory of its own; None if all."""
+    if all(part.false_count == 0 for part in valid):
+        return None
+    bits: pa.Buffer = pa.concat_arrays(valid, ALLOCATOR).buffers()[1]
+    return bits
