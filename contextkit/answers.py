@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Engine, Row, Select
 
-from contextkit.arrow import Column, columns_of
+from contextkit.arrow import Column, columns_after, columns_of
 from contextkit.asked import Asked
 from contextkit.errors import SchemaError
 from contextkit.frames import to_frame
@@ -37,7 +37,7 @@ MOST_EF_SEARCH = 1000
 MANY = 2
 """How many times FEW_ROWS match without conditions for these not to be counted again until the server analyzes them."""
 SCANS = (2, 8)
-"""How many times k messages an index is asked for, until the last quarter of them adds nothing."""
+"""How many times k messages and SPARE more an index is asked for, until the last quarter of them adds nothing."""
 SPARE = 40
 STATE = ("place", "found", "following")
 """Columns of a scan that tell whether it has answered."""
@@ -84,8 +84,13 @@ def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_se
         return exact_answer(connection, asked, terms)
     ef_search = int(ef_search or ef_search_for(terms.k))
     seen = None if terms.where else _seen_before(connection, terms)
-    if seen is not None and not _overflows(asked, seen.index) and _state(connection, ef_search) == seen.state:
-        return index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None)
+    if seen is not None and not _overflows(asked, seen.index):
+        scan = _scan(terms, seen.index, _scans(terms, seen.index)[0])
+        parameters = _parameters(asked, range(len(asked.vectors)))
+        ends = not asked.many and not connection.in_transaction()  # one statement is a snapshot by itself
+        (state, *_), first = columns_after(connection, set_search(ef_search), scan, parameters, ends=ends)
+        if state == seen.state:
+            return index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None, first=first)
     limit = FEW_ROWS if terms.where else MANY * FEW_ROWS
     matching = _matching(connection, terms, limit + 1)
     index = _index(connection, terms.distance, mode, matching.rows)
@@ -138,7 +143,7 @@ def _obstacle(connection: Connection, asked: Asked, terms: Terms, index: Row[Any
         return None
     settings = connection.begin_nested()
     connection.execute(set_search(ef_search_for(terms.k)))
-    scan = _scan(terms, halfvec=index.halfvec, scanned=terms.k)
+    scan = _scan(terms, index, terms.k)
     sql = literal_sql(connection, scan, _parameters(asked, range(1)))
     used = set(_index_names(plan_of(connection, sql))) if sql else set(index.rivals)
     settings.rollback()
@@ -174,7 +179,14 @@ def exact_answer(connection: Connection, asked: Asked, terms: Terms) -> Answer:
 
 
 def index_answer(
-    connection: Connection, asked: Asked, terms: Terms, index: Row[Any], *, ef_search: int, most: int | None
+    connection: Connection,
+    asked: Asked,
+    terms: Terms,
+    index: Row[Any],
+    *,
+    ef_search: int,
+    most: int | None,
+    first: list[Column] | None = None,
 ) -> Answer:
     """Ask an index, and complete what it leaves open.
 
@@ -185,13 +197,12 @@ def index_answer(
         index: a row of `select_usable`.
         ef_search: what is set there.
         most: how many embedded messages match; None if that is not known.
+        first: what the first scan gave, where that was asked already.
     """
     found: list[pd.DataFrame] = []
     opened, short = list(range(len(asked.vectors))), list[int]()
-    for times in SCANS:
-        scanned = min(times * terms.k + SPARE, MOST_ROWS)
-        statement = _scan(terms, halfvec=index.halfvec, scanned=scanned)
-        columns = columns_of(connection, statement, _parameters(asked, opened))
+    for scanned in _scans(terms, index):
+        columns = first or columns_of(connection, _scan(terms, index, scanned), _parameters(asked, opened))
         states = _states(columns, opened, terms.k, scanned, most)
         frame = _framed([column for column in columns if column.name not in STATE], asked, opened)
         if len(states["settled"]) == len(opened):
@@ -201,6 +212,9 @@ def index_answer(
         opened, short = states["unsettled"], short + states["short"]
         if not opened:
             break
+        if first:
+            connection.execute(set_search(ef_search))  # those of the first scan may have ended with it
+            first = None
     completed = sorted(opened + short)
     zero = 0 if terms.distance != "cosine" else None
     if completed:
@@ -239,19 +253,26 @@ def _states(columns: list[Column], queries: list[int], k: int, scanned: int, mos
         elif ended:
             state = "settled"
         else:
-            late = (of["place"][start:end] > 0.75 * scanned).sum() > 0.01 * k
+            places = of["place"][start:end]
+            late = (places > 0.75 * scanned).sum() > 0.01 * k and (np.diff(places) != 1).any()
             state = "unsettled" if late else "settled"
         states[state].append(query)
     return states
 
 
-def _scan(terms: Terms, *, halfvec: bool, scanned: int) -> Select[*tuple[Any, ...]]:
+def _scans(terms: Terms, index: Row[Any]) -> list[int]:
+    """How many messages an index is asked for: first for no more than needed where it may well give them in order."""
+    sizes = [min(times * terms.k + SPARE, MOST_ROWS) for times in SCANS]
+    return sizes if terms.where or index.halfvec else [min(terms.k + 1, MOST_ROWS), *sizes]
+
+
+def _scan(terms: Terms, index: Row[Any], scanned: int) -> Select[*tuple[Any, ...]]:
     build = select_neighbors_by_index if terms.where else neighbors_template
     return build(
         *terms.where,
         k=terms.k,
         scanned=scanned,
-        halfvec=halfvec,
+        halfvec=index.halfvec,
         distance=terms.distance,
         include_deleted=terms.include_deleted,
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +15,9 @@ from adbc_driver_postgresql import StatementOptions
 from numpy.typing import NDArray
 from pgvector import Vector
 from pgvector.sqlalchemy import VECTOR
+from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
-from sqlalchemy import Connection, Engine, Executable, event, text
+from sqlalchemy import Connection, Engine, Executable, TextClause, event, text
 
 from contextkit.bulk import Bulk, bulk_in_place_of, forget_types
 from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
@@ -39,6 +40,9 @@ BATCH_BYTES = 640 * 2**10
 """What a batch of a bulk read holds: less costs time, more memory; two are held at a time."""
 
 _ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}
+
+
+SNAPSHOT = b"begin isolation level repeatable read read only"
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,46 @@ def columns_of(
         Column(name, _from_values(connection, kind, list(values)))
         for name, kind, values in zip(result.keys(), types, by_column, strict=True)
     ]
+
+
+def columns_after(
+    connection: Connection,
+    first: TextClause,
+    statement: Executable,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    ends: bool,
+) -> tuple[tuple[Any, ...], list[Column]]:
+    """The row of a statement without parameters, and columns of another that runs after it.
+
+    Both travel at once, with the begin of their transaction and, if it `ends` there, its end; settings are lost then.
+    """
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, psycopg.Connection) or not psycopg.capabilities.has_pipeline():
+        row = connection.execute(first).one()
+        return tuple(row), columns_of(connection, statement, parameters)
+    if not connection.in_transaction():
+        connection.begin()  # here, as listeners look at what they ask at once
+    begins = driver.info.transaction_status == TransactionStatus.IDLE
+    if begins:
+        driver.autocommit = True  # else psycopg would begin, and wait for that
+    with ExitStack() as pipeline:
+        pipeline.enter_context(driver.pipeline())
+        if begins:
+            driver.execute(SNAPSHOT)
+        cursor = driver.execute(first.text.encode())
+
+        def send(*_: object) -> None:
+            if ends:
+                driver.execute("rollback")
+            pipeline.close()  # not by its sync, which waits for ever where a parameter is large
+
+        # Here, as SQLAlchemy looks at what came right after it executed a statement.
+        event.listen(connection, "after_cursor_execute", send, once=True)
+        columns = columns_of(connection, statement, parameters)
+    if ends:
+        driver.autocommit = False
+    return cursor.fetchone() or (), columns
 
 
 def _load_ids_as_text(_connection: Any, cursor: Any, *_: object) -> None:

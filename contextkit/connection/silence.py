@@ -1,7 +1,7 @@
 """A connection that asks, while it waits, whether the server still answers: nobody waits for a lost one for ever."""
 
 import math
-import selectors
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -183,9 +183,10 @@ class WatchedConnection(psycopg.Connection[Any]):
         """Whether nothing has come over this connection since its last answer, such as its end."""
         if self.closed:
             return False
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(self.fileno(), selectors.EVENT_READ)
-            return not waiting.select(0)
+        try:
+            return not select.select([self.fileno()], [], [], 0)[0]
+        except ValueError:  # it cannot tell of more than a thousand files
+            return False
 
     def answers(self) -> bool:
         """Whether this connection still works; asked outside of any transaction.

@@ -89,6 +89,13 @@ def _seconds(call: Call, before: Call) -> float:
     return result.seconds if isinstance(result, Timed) else end - start
 
 
+def timed(call: Callable[[], Value], use: Callable[[Value], Any]) -> Timed:
+    """The time of a call, and what is used of its result."""
+    start = time.perf_counter()
+    result = call()
+    return Timed(time.perf_counter() - start, use(result))
+
+
 def shared(count: int, call: Call) -> Call:
     """The call, timed per one of the things that it does at once."""
     return lambda: Timed(_seconds(call, lambda: None) / count)

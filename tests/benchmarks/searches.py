@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -17,9 +16,10 @@ from sqlalchemy import make_url
 
 from contextkit import create_index, embedding_matrix, messages_df, neighbors_df
 from contextkit.answers import Mode
+from contextkit.queries import set_exact, set_search
 from tests.benchmarks.ground import Database, Ground
 from tests.benchmarks.loads import COLUMNS
-from tests.benchmarks.measuring import Measure, Timed, compared, each, in_turns, shared
+from tests.benchmarks.measuring import Measure, Timed, compared, each, in_turns, shared, timed
 from tests.benchmarks.peers import Peer, opened_peers
 from tests.benchmarks.plain import opened, sent
 
@@ -30,8 +30,8 @@ KS = (10, 100)
 SINGLES: dict[Mode, range] = {"exact": range(7), "index": range(50)}
 """Which queries are asked one by one."""
 PLAIN, SHORTEST = "plain psycopg, the same statement", "plain psycopg, the shortest statement"
-Search = Callable[[int], Any]
-"""Ids found for a query by its number; Timed if it took its time itself."""
+Search = Callable[[int], Timed]
+"""Ids found for a query by its number, in the time without that to take them out of what was given."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ class Stage:
     def recall(self, search: Search, rows: Sequence[int], k: int) -> float:
         shares = []
         for row in rows:
-            found = search(row)
-            ids = found.value if isinstance(found, Timed) else found
-            shares.append(len(set(map(str, ids)) & set(self.truth[row][:k])) / k)
+            found = map(str, search(row).value)
+            shares.append(len(set(found) & set(self.truth[row][:k])) / k)
         return statistics.mean(shares)
 
 
@@ -108,24 +107,28 @@ def _singles(stage: Stage, mode: Mode, k: int) -> list[Measure]:
 
 
 def _searches(stage: Stage, connection: psycopg.Connection, mode: Mode, k: int) -> dict[str, Search]:
-    def ours(row: int) -> list[str]:
-        return neighbors_df(stage.database.engine, stage.queries[row], k=k, mode=mode)["message_id"].tolist()
+    def ours(row: int) -> Timed:
+        query = stage.queries[row]
+        return timed(
+            lambda: neighbors_df(stage.database.engine, query, k=k, mode=mode),
+            lambda frame: frame["message_id"].tolist(),
+        )
 
-    def plain(row: int) -> list[str]:
-        cursor = connection.execute(*statements[row])
-        place = [column.name for column in cursor.description or ()].index("message_id")
-        return [found[place] for found in cursor.fetchall()]
+    def plain(row: int) -> Timed:
+        return timed(lambda: connection.execute(*statements[row]).fetchall(), lambda rows: [row[place] for row in rows])
 
-    def shortest(row: int) -> list[str]:
-        vector = str(stage.queries[row].tolist())
-        return [found[1] for found in connection.execute(sql, [vector]).fetchall()]
+    def shortest(row: int) -> Timed:
+        query = stage.queries[row]
+        return timed(
+            lambda: connection.execute(sql, [str(query.tolist())]).fetchall(), lambda rows: [row[1] for row in rows]
+        )
 
     sql = f"select embedding <=> %s::vector, {COLUMNS} from messages order by 1 limit {k}"
-    asked = [sent(stage.database.engine, partial(ours, row)) for row in SINGLES[mode]]
-    statements = [statement for *_, statement in asked]
-    for settings in asked[0][:-1]:
-        connection.execute(*settings)
     ef_search = neighbors_df(stage.database.engine, stage.queries[0], k=k, mode=mode).attrs["ef_search"] or 40
+    connection.execute(str(set_exact() if mode == "exact" else set_search(ef_search)))
+    statements = [sent(stage.database.engine, partial(ours, row))[-1] for row in SINGLES[mode]]
+    columns = connection.execute(*statements[0]).description or ()
+    place = [column.name for column in columns].index("message_id")
     return {
         "neighbors_df": ours,
         PLAIN: plain,
@@ -148,6 +151,5 @@ def _batch(stage: Stage, k: int) -> list[Measure]:
     return compared(f"{together}, index, k {k}, per query", seconds, targets, together)
 
 
-def _loop(search: Search, rows: Sequence[int]) -> Timed | None:
-    found = [search(row) for row in rows]
-    return Timed(sum(one.seconds for one in found)) if isinstance(found[0], Timed) else None
+def _loop(search: Search, rows: Sequence[int]) -> Timed:
+    return Timed(sum(search(row).seconds for row in rows))
