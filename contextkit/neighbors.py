@@ -29,8 +29,8 @@ def neighbors_df(
     Messages without an embedding have no distance and are left out, and so are all-zero ones under cosine.
 
     An index finds nearly all of the nearest; `recall_df` measures how many. It is asked for k, with conditions for
-    more, and where the last of these still change the answer, for more again. What it leaves open then is answered exactly: too
-    few rows, an order that has not settled, or equal distances with no end. `attrs` counts such queries.
+    more, and where the last of these still change the answer, for more again. What it leaves open then is answered
+    exactly: too few rows, an order that has not settled, or equal distances with no end. `attrs` counts such queries.
 
     Args:
         engine: from `connect`.
