@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select
 
-from contextkit.arrow import Column, execute_bulk, fetch
+from contextkit.arrow import Column, Expected, execute_bulk, fetch, has_vectors
 from contextkit.bulk import bulk_in_place_of
 from contextkit.connection import reads_in_bulk, settings_of, translated_errors
 from contextkit.interrupts import start
@@ -111,7 +111,7 @@ class _Reading:
 
     def _matrix(self, cursor: Any, rows: int) -> Matrix | None:
         """Room for all embeddings, if there are any and their length is declared."""
-        if "embedding" not in self._statement.selected_columns:
+        if not has_vectors(self._statement):
             return None
         ((length,),) = self._rows(cursor, str(self._sql(select_embedding_dimensions())))
         return np.empty((rows, length), np.float32) if length > 0 else None
@@ -122,7 +122,8 @@ class _Reading:
 
     def _read(self, cursor: Any, part: Partition, target: Matrix | None) -> Columns:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
-        return None if sql is None else execute_bulk(self.bulk, cursor, sql, part.rows, target)
+        expected = Expected(part.rows, has_vectors(self._statement))
+        return None if sql is None else execute_bulk(self.bulk, cursor, sql, expected, target)
 
     def _rows(self, cursor: Any, sql: str) -> list[Any]:
         with self.bulk.waiting():

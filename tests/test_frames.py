@@ -199,7 +199,9 @@ def test_rows_of_many_batches_are_kept_however_many_the_planner_expected(
     pooled = read_df(reader, statement)
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
     real = arrow._fetch_bulk
-    monkeypatch.setattr(arrow, "_fetch_bulk", lambda bulk, sql, _rows: real(bulk, sql, expected))
+    monkeypatch.setattr(
+        arrow, "_fetch_bulk", lambda bulk, sql, _expected: real(bulk, sql, arrow.Expected(expected, vectors=True))
+    )
     pd.testing.assert_frame_equal(read_df(reader, statement), pooled)
 
 
