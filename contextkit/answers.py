@@ -87,7 +87,7 @@ def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_se
     if seen is not None and not _overflows(asked, seen.index):
         scan = _scan(terms, seen.index, _scans(terms, seen.index)[0])
         parameters = _parameters(asked, range(len(asked.vectors)))
-        ends = not asked.many and not connection.in_transaction()  # one statement is a snapshot by itself
+        ends = not asked.many  # one statement is a snapshot by itself
         (state, *_), first = columns_after(connection, set_search(ef_search), scan, parameters, ends=ends)
         if state == seen.state:
             return index_answer(connection, asked, terms, seen.index, ef_search=ef_search, most=None, first=first)
@@ -254,7 +254,7 @@ def _states(columns: list[Column], queries: list[int], k: int, scanned: int, mos
             state = "settled"
         else:
             places = of["place"][start:end]
-            late = (places > 0.75 * scanned).sum() > 0.01 * k and (np.diff(places) != 1).any()
+            late = (places > 0.75 * scanned).sum() > 0.01 * k and (places != np.arange(1, len(places) + 1)).any()
             state = "unsettled" if late else "settled"
         states[state].append(query)
     return states

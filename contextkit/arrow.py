@@ -124,7 +124,8 @@ def columns_of(
 ) -> list[Column]:
     """Columns of a statement's rows, read on this connection."""
     event.listen(connection, "before_cursor_execute", _load_ids_as_text, once=True)
-    result = connection.execute(statement, parameters)
+    # All rows at once, also where the engine streams, which would keep the first ones back.
+    result = connection.execute(statement, parameters, execution_options={"stream_results": False, "yield_per": None})
     cursor: Any = result.cursor
     types = _type_names(connection, [column[1] for column in cursor.description])
     # The driver's own rows: a type's Python code for every value would take longer than all the rest.
@@ -149,6 +150,7 @@ def columns_after(
     """The row of a statement without parameters, and columns of another that runs after it.
 
     Both travel at once, with the begin of their transaction and, if it `ends` there, its end; settings are lost then.
+    Where a listener has begun it with what is to hold for all of it, it goes on.
     """
     driver = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection) or not psycopg.capabilities.has_pipeline():
@@ -166,14 +168,14 @@ def columns_after(
         cursor = driver.execute(first.text.encode())
 
         def send(*_: object) -> None:
-            if ends:
+            if begins and ends:
                 driver.execute("rollback")
             pipeline.close()  # not by its sync, which waits for ever where a parameter is large
 
         # Here, as SQLAlchemy looks at what came right after it executed a statement.
         event.listen(connection, "after_cursor_execute", send, once=True)
         columns = columns_of(connection, statement, parameters)
-    if ends:
+    if begins and ends:
         driver.autocommit = False
     return cursor.fetchone() or (), columns
 

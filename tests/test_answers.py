@@ -554,6 +554,26 @@ def test_a_search_that_knows_its_index_is_one_round_trip_by_a_vector(
             pd.testing.assert_frame_equal(found, again)
 
 
+def test_what_a_listener_has_set_for_a_transaction_holds_until_the_search_is_complete(
+    many: Engine, tmp_path: Path
+) -> None:
+    event.listen(many, "begin", lambda connection: connection.exec_driver_sql("set local role postgres"))
+    with messages_of(many, tmp_path / "log"):
+        assert neighbors_df(many, np.ones(1536), k=1000).attrs["completed"] == 1
+    statements = re.findall(r'F\t\d+\t(?:Query|Parse)\t (?:"" )?"(\w+)', (tmp_path / "log").read_text())
+    assert [sql.lower() for sql in statements].index("rollback") == len(statements) - 1
+
+
+def test_an_engine_that_streams_its_results_gives_all_of_them(many: Engine) -> None:
+    streaming = create_engine(many.url, execution_options={"stream_results": True})
+    assert len(messages_df(streaming)) == len(messages_df(many))
+    for _ in range(3):
+        pd.testing.assert_frame_equal(
+            neighbors_df(streaming, np.ones(1536), k=3), neighbors_df(many, np.ones(1536), k=3)
+        )
+    streaming.dispose()
+
+
 def test_an_index_that_went_between_two_searches_is_not_named_any_more(many: Engine) -> None:
     exact = neighbors_df(many, np.ones(1536), k=3, mode="exact")
     drop_index(many)

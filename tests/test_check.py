@@ -443,7 +443,8 @@ def test_random_forests_pair_the_calls_and_results_that_plain_loops_pair(
     for row in rows:  # before it is written, as how a fork is written is told by roles, too
         forest.nodes[row.context].rows[row.version] = replace(row, role=tools.get(row.id, (row.role, ""))[0])
     forest.write(database_url)
-    with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
+    # Nothing is prepared, as a pooler may not keep it.
+    with psycopg.connect(database_url, prepare_threshold=None) as connection, connection.cursor() as cursor:
         ids = [(call_id, id_) for id_, (_, call_id) in tools.items()]
         cursor.executemany("update messages set tool_call_id = %s where id = %s", ids)
     engine = connect(database_url)

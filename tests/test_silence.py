@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -17,7 +16,7 @@ import contextkit.connection.silence as silence_module
 import contextkit.gathered as gathered_module
 from contextkit import DatabaseUnavailableError, connect, read_df
 from contextkit.bulk import Bulk
-from contextkit.connection.silence import Silence, SilentError
+from contextkit.connection.silence import Partner, Silence, SilentError, WatchedConnection
 from contextkit.server import SOCKET
 from tests.faults.proxy import Plan, Proxy, running_proxy
 from tests.test_connection import until
@@ -36,6 +35,8 @@ class Clock:
         self.step = 0.0
         self.at: Callable[[float], object] = lambda _now: None
 
+    time = staticmethod(time.time)
+
     def monotonic(self) -> float:
         self.now += self.step
         self.at(self.now)
@@ -45,7 +46,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(silence_module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(silence_module, "time", clock)
     return clock
 
 
@@ -238,7 +239,7 @@ def test_a_connection_is_given_up_whose_process_was_seen_at_work_and_is_gone(
         driver: Any = connection.connection.driver_connection
 
         def end(_now: float) -> None:
-            if driver._partner.server is not None:
+            if driver._partner.seen is not None:
                 clock.at = lambda _now: None
                 proxy.fail("freeze")
                 other.execute("select pg_terminate_backend(%s)", [driver.info.backend_pid])
@@ -247,6 +248,27 @@ def test_a_connection_is_given_up_whose_process_was_seen_at_work_and_is_gone(
         with pytest.raises(DatabaseUnavailableError, match="lost; run it again"):
             connection.execute(text("select pg_sleep(60)"))
     proxy.heal()
+
+
+def test_a_process_that_has_the_pid_by_now_is_neither_waited_for_nor_ended(endless: Engine, server_url: str) -> None:
+    with endless.connect() as connection, psycopg.connect(server_url) as other:
+        driver: Any = connection.connection.driver_connection
+        driver._partner.pid = other.info.backend_pid
+        driver._partner.opened -= 3600  # longer ago than that one began
+        assert connection.scalar(text("select 7 from pg_sleep(1)")) == 7
+        assert other.execute("select 7").fetchone() == (7,)
+
+
+def test_a_statement_that_is_still_on_its_way_is_waited_for(
+    endless: Engine, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    left = iter(range(10**6, 0, -1))
+    monkeypatch.setattr(WatchedConnection, "unsent", property(lambda _connection: next(left)))
+    monkeypatch.setattr(Partner, "_waits", lambda _partner, _asking: True)
+    began = clock.now
+    with endless.connect() as connection:
+        assert connection.scalar(text("select 7 from pg_sleep(1)")) == 7
+    assert clock.now - began > 5 * PATIENT
 
 
 def test_a_statement_that_the_server_works_at_is_waited_for_however_long(endless: Engine, clock: Clock) -> None:

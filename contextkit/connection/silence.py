@@ -3,9 +3,10 @@
 import math
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -25,10 +26,13 @@ SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
 
 
 ASKED = """
-    select pg_backend_pid(), pg_postmaster_start_time(), (
-        select coalesce(wait_event in ('ClientRead', 'ClientWrite'), false) from pg_stat_activity where pid = %s
-    )
+    select pg_backend_pid(), pg_postmaster_start_time(), backend_start,
+        extract(epoch from clock_timestamp() - backend_start)::float,
+        coalesce(wait_event in ('ClientRead', 'ClientWrite'), false)
+    from (select) as one left join pg_stat_activity on pid = %s
 """
+
+END = "select pg_terminate_backend(pid) from pg_stat_activity where pid = %s and backend_start = %s"
 
 
 class SilentError(psycopg.OperationalError, HopelessError):
@@ -95,25 +99,28 @@ class Partner:
     open_: "Callable[[], WatchedConnection]" = field(repr=False)
     """Opens another connection to the same server."""
     patience: float
+    opened: float = field(default_factory=lambda: time.time())
     asked: float = -math.inf
     waited: float = -math.inf
     """When it was last found waiting; over when something came later, or it was found at work."""
-    server: Any = None
-    """When the server started that it was seen on: behind one address there may be several."""
+    unsent: int = 0
+    """Bytes that were still on their way to it then."""
+    seen: tuple[Any, Any] | None = None
+    """When the server started that it was seen on, of several behind one address, and when it did itself."""
 
-    def check(self, since: float) -> None:
+    def check(self, since: float, connection: "WatchedConnection") -> None:
         """Raise a SilentError if it was found waiting twice in a row, with nothing heard since that time."""
         now = time.monotonic()
         # The longer a statement takes, the rarer.
         if now - max(since, self.asked) < max(self.patience, (now - since) / 10):
             return
-        self.asked = now
+        self.asked, before, self.unsent = now, self.unsent, connection.unsent
         try:
             with closing(self.open_()) as asking:
-                waits = self._waits(asking)
-                lost = waits and self.waited > since
-                if lost:
-                    asking.execute("select pg_terminate_backend(%s)", [self.pid])  # or its locks may stay for hours
+                waits = self._waits(asking) and self.unsent == before
+                lost = waits and self.waited > since and connection.is_quiet()
+                if lost and self.seen is not None:
+                    asking.execute(END, [self.pid, self.seen[1]])  # or its locks may stay for hours
         except psycopg.Error:  # no connection is free, say, so nothing is known
             return
         if lost:
@@ -121,13 +128,16 @@ class Partner:
         self.waited = now if waits else -math.inf
 
     def _waits(self, asking: "WatchedConnection") -> bool:
-        own, server, waits = asking.execute(ASKED, [self.pid]).fetchall()[0]
+        own, server, start, age, waits = asking.execute(ASKED, [self.pid]).fetchall()[0]
         if own != asking.info.backend_pid:  # a pooler gives pids of its own, and any server's process
             self.asked = math.inf
             return False
-        if waits is None:
-            return bool(server == self.server)  # it is gone
-        self.server = server
+        if start is None:  # it is gone, unless this is another server
+            return self.seen is not None and self.seen[0] == server
+        # A pid is soon given anew: only one as old as this connection, to open which took a while, is its.
+        if not -1 < age - (time.time() - self.opened) < self.patience + 1:
+            return False
+        self.seen = server, start
         return bool(waits)
 
 
@@ -188,6 +198,16 @@ class WatchedConnection(psycopg.Connection[Any]):
         except ValueError:  # it cannot tell of more than a thousand files
             return False
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the other side has not taken yet, where the system tells."""
+        with suppress(ImportError, OSError):
+            import fcntl
+            import termios
+
+            return int.from_bytes(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return 0
+
     def answers(self) -> bool:
         """Whether this connection still works; asked outside of any transaction.
 
@@ -238,7 +258,7 @@ class WatchedConnection(psycopg.Connection[Any]):
                     running = self.pgconn.transaction_status == TransactionStatus.ACTIVE
                     silence.check(running=running)
                     if running and self._partner is not None and not self._asking:
-                        self._partner.check(silence.since)
+                        self._partner.check(silence.since, self)
                 wanted = gen.send(ready)
         except StopIteration as end:
             result: _Result = end.value
