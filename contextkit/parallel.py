@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Select
 from contextkit.arrow import Column, Expected, execute_bulk, fetch, has_vectors
 from contextkit.bulk import bulk_in_place_of
 from contextkit.connection import reads_in_bulk, settings_of, translated_errors
+from contextkit.connection.driver import state_of
 from contextkit.interrupts import start
 from contextkit.literals import literal_sql
 from contextkit.models import Message
@@ -26,6 +27,9 @@ from contextkit.vectors import fixed_size_lists, of_one_length
 
 _Result = TypeVar("_Result")
 Matrix = NDArray[np.float32]
+SNAPSHOT_IS_GONE = "55000"
+"""The SQLSTATE of it."""
+
 Columns = list[Column] | None
 
 
@@ -141,7 +145,8 @@ def _at_once(tasks: Sequence[Callable[[], _Result]], cancel: Callable[[], None])
     try:
         futures += (start(task, Future()) for task in tasks)
         for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-            future.result()
+            if state_of(future.exception()) != SNAPSHOT_IS_GONE:  # of that the first task's end is the cause
+                future.result()
     finally:
         while wait(futures, timeout=0.1).not_done:
             cancel()

@@ -261,3 +261,20 @@ def test_an_interrupt_cancels_every_part_and_leaves_nothing_open(
     reader.dispose()
     counted.dispose()
     assert count(counted, 0) == 0
+
+
+def test_where_a_snapshot_is_gone_the_error_is_of_what_ended_it() -> None:
+    class GoneError(Exception):
+        sqlstate = "55000"
+
+    cancelled = threading.Event()
+
+    def exporting() -> None:
+        cancelled.wait(10)
+        raise ValueError("the cause")
+
+    def importing() -> None:
+        raise GoneError
+
+    with pytest.raises(ValueError, match="the cause"):
+        parallel._at_once([exporting, importing], cancelled.set)
