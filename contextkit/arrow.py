@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, Executable, TextClause, event, text
 
-from contextkit.bulk import Bulk, bulk_in_place_of, forget_types
+from contextkit.bulk import Bulk, Line, bulk_in_place_of, forget_types
 from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
 from contextkit.errors import ReadOnlyError
 from contextkit.gathered import ARROW_TYPES, BULK_TYPES, Gathered, gathered
@@ -243,22 +243,22 @@ class Expected:
 
 def _fetch_bulk(bulk: Bulk, sql: str, expected: Expected) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
-    with bulk.cursor() as cursor:
-        return execute_bulk(bulk, cursor, sql, expected)
+    with bulk.cursor() as line:
+        return execute_bulk(bulk, line, sql, expected)
 
 
 def execute_bulk(
-    bulk: Bulk, cursor: Any, sql: str, expected: Expected, matrix: NDArray[np.float32] | None = None
+    bulk: Bulk, line: Line, sql: str, expected: Expected, matrix: NDArray[np.float32] | None = None
 ) -> list[Column] | None:
     """Columns of a query, vectors in the matrix given for them, or None if only the pool reads or refuses one."""
-    cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(expected.batch_bytes)})
-    with bulk.waiting():
-        cursor.execute(sql)
-        reader = cursor.fetch_record_batch()
+    line.cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(expected.batch_bytes)})
+    line.execute(sql)
+    with line.waiting():
+        reader = line.cursor.fetch_record_batch()
     if not all(_type_name(field) in BULK_TYPES for field in reader.schema):
         forget_types(bulk.engine)
         return None
-    columns = _read(bulk, cursor, reader, expected.rows, matrix)
+    columns = _read(line, reader, expected.rows, matrix)
     return columns if all(_is_told(column.values) for column in columns) else None
 
 
@@ -266,16 +266,14 @@ def _type_name(field: pa.Field) -> str:
     return bytes((field.metadata or {}).get(b"POSTGRESQL:type", b"'unknown'")).decode().strip("'")
 
 
-def _read(
-    bulk: Bulk, cursor: Any, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[np.float32] | None
-) -> list[Column]:
+def _read(line: Line, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[np.float32] | None) -> list[Column]:
     kinds = [_type_name(field) for field in reader.schema]
     columns: list[Gathered | VectorColumn] = [
         VectorColumn(rows, matrix) if kind == "vector" else gathered(kind, rows) for kind in kinds
     ]
 
     def read() -> pa.RecordBatch | None:
-        with bulk.waiting():
+        with line.waiting():
             return next(reader, None)
 
     with ahead(read) as batches:  # so that the server need not wait while one is decoded
@@ -285,9 +283,9 @@ def _read(
 
     def dimensions() -> int:
         sql = str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL))
-        with bulk.waiting():
-            cursor.execute(sql)
-            return _length((cursor.fetchone() or (None,))[0])
+        line.execute(sql)
+        with line.waiting():
+            return _length((line.cursor.fetchone() or (None,))[0])
 
     return [
         Column(name, column.finish(dimensions) if isinstance(column, VectorColumn) else column.finish())

@@ -29,7 +29,7 @@ from contextkit.connection.driver import (
     unreachable,
 )
 from contextkit.connection.pool import IdleCloser, Pool
-from contextkit.connection.silence import Silence, SilentError, WatchedConnection
+from contextkit.connection.silence import Partner, Silence, SilentError, WatchedConnection
 from contextkit.connection.url import (
     KNOWN_PARAMETERS,
     Secrets,
@@ -60,9 +60,9 @@ __all__ = [
     "reads_in_bulk",
     "separate_engine",
     "settings_of",
-    "silence_of",
     "translated_errors",
     "unreachable",
+    "watch_of",
 ]
 
 POOL_WAIT = 10.0
@@ -167,10 +167,10 @@ def reads_in_bulk(engine: Engine) -> bool:
     return settings_of(engine) is not None and not is_added_to(engine)
 
 
-def silence_of(connection: Connection) -> Silence | None:
-    """Give the silence of a connection's server from now on; None where nothing tells whether it is lost."""
+def watch_of(connection: Connection) -> tuple[Silence, Partner] | None:
+    """Give what to watch other connections to its server with; None where nothing tells whether one is lost."""
     driver = connection.connection.driver_connection
-    return driver.silence() if isinstance(driver, WatchedConnection) else None
+    return driver.watched() if isinstance(driver, WatchedConnection) else None
 
 
 def libpq_uri(engine: Engine) -> Secret:
