@@ -47,10 +47,9 @@ class Line:
     """One connection of a read, and how long its server has been waited for."""
 
     silence: Silence | None
-    """None where nothing tells whether the server is lost."""
+    """None, as is the partner, where nothing tells whether the server is lost."""
+    partner: Partner | None
     cursor: Any = None
-    partner: Partner | None = None
-    """None until the connection is open and its server's process known."""
     waits: bool = False
     is_lost: bool = False
     _sending: float = 0.0
@@ -98,8 +97,6 @@ class Line:
         silence.check()
         if self.partner is not None:
             self.partner.check(self._since + self._sending, self)
-        elif time.monotonic() - self._since > 2 * silence.patience:
-            raise FrozenError("the connection does not open")
 
 
 class Bulk:
@@ -185,12 +182,12 @@ class Bulk:
         with line.waiting():
             ((_, pid),) = line.cursor.fetchall()
         statement.set_options(**{COPY: "true"})
-        if self._watch is not None:
-            line.partner = replace(self._watch[1], pid=pid, opened=opened)
+        line.partner = line.partner and replace(line.partner, pid=pid, opened=opened)
 
     @contextmanager
     def _line(self) -> Iterator[Line]:
-        line = Line(None if self._watch is None else replace(self._watch[0]))
+        silence, partner = self._watch or (None, None)
+        line = Line(silence and replace(silence), partner and replace(partner, pid=None))
         self._lines.append(line)
         try:
             yield line

@@ -116,13 +116,13 @@ def connect(
     A network that is gone is noticed: a server that says nothing while a statement runs is asked on a new connection
     whether it still answers, and one that does not is unavailable after `connect_timeout`. One that answers is asked
     what it does: a statement that it works at may take as long as `statement_timeout` allows, and one for which it
-    waits in turn is given up after twice `connect_timeout`, as something was lost on the way. Of reads of many rows
-    that cannot be asked, behind a pooler neither, nor without a free connection: there only `statement_timeout` ends
-    such a wait.
+    waits in turn is given up as something was lost on the way, after twice `connect_timeout` and a few seconds, in
+    which TCP would have sent it again. Behind a pooler that cannot be asked, nor without a free connection: there only
+    `statement_timeout` ends such a wait.
 
     Where a connection is lost nothing is written, unless a commit was waited for: then the error says that this is
-    unknown. Where a read of many rows is given up, its connection and two threads stay until the server or the
-    operating system ends the connection; `engine.dispose()` does not.
+    unknown. Where a read of many rows is given up, its connections and the threads that wait for them stay until the
+    server or the operating system ends the connections. `engine.dispose()` does not; the end of the program does.
 
     Listeners and execution options that are set on the engine, such as a search_path, a role, a password that changes
     (`do_connect`) or a schema_translate_map, hold for every read here: all then go over the pool, and `connections` has

@@ -117,7 +117,8 @@ class Partner:
     waited as long again and a little longer.
     """
 
-    pid: int
+    pid: int | None
+    """None until the connection is open, which is no work."""
     open_: "Callable[[], WatchedConnection]" = field(repr=False)
     """Opens another connection to the same server."""
     patience: float
@@ -158,6 +159,8 @@ class Partner:
         if own != asking.info.backend_pid:  # a pooler gives pids of its own, and any server's process
             self.asked = math.inf
             return None
+        if self.pid is None:
+            return ("opening",)
         if start is None:  # it is gone, unless this is another server
             return ("gone",) if self.seen is not None and self.seen[0] == server else None
         # A pid is soon given anew: only one as old as this connection, to open which took a while, is its.
