@@ -133,13 +133,15 @@ def openai_embedder(model: str = "text-embedding-3-small", *, base_url: str | No
 
 def _client(openai: ModuleType, base_url: str) -> Any:
     """Give a client of the official package; its logs name the URL, so without the user and password in it."""
+    failed: Exception
     try:
         place, headers = _without_userinfo(base_url)
         return openai.OpenAI(base_url=place or None, max_retries=RETRIES, default_headers=headers)
     except openai.OpenAIError:
-        raise ContextkitError("no key for the embeddings API; set OPENAI_API_KEY in the environment") from None
+        failed = ContextkitError("no key for the embeddings API; set OPENAI_API_KEY in the environment")
     except Exception:  # noqa: BLE001 - of the client's HTTP library, whose text repeats what may be a password
-        raise ValueError("base_url cannot be read as a URL; give one such as http://localhost:8000/v1") from None
+        failed = ValueError("base_url cannot be read as a URL; give one such as http://localhost:8000/v1")
+    raise failed  # not in its course, where the locals show it, too
 
 
 def _without_userinfo(url: str) -> tuple[Secret, dict[str, Secret]]:
