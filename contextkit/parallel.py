@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select
 
-from contextkit.arrow import Column, Expected, execute_bulk, fetch, has_vectors
+from contextkit.arrow import Column, execute_bulk, fetch, vector_bytes
 from contextkit.bulk import Line, bulk_in_place_of
 from contextkit.connection import reads_in_bulk, settings_of, translated_errors
 from contextkit.connection.driver import state_of
@@ -22,6 +22,7 @@ from contextkit.interrupts import start
 from contextkit.literals import literal_sql
 from contextkit.models import Message
 from contextkit.partitions import Partition, partitions_of
+from contextkit.plans import Expected
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import fixed_size_lists, of_one_length
 
@@ -107,7 +108,7 @@ class _Reading:
 
     def _matrix(self, line: Line, rows: int) -> Matrix | None:
         """Room for all embeddings, if there are any and their length is declared."""
-        if not has_vectors(self._statement):
+        if not vector_bytes(self._statement):
             return None
         ((length,),) = self._rows(line, str(self._sql(select_embedding_dimensions())))
         return np.empty((rows, length), np.float32) if length > 0 else None
@@ -118,8 +119,8 @@ class _Reading:
 
     def _read(self, line: Line, part: Partition, target: Matrix | None) -> Columns:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
-        expected = Expected(part.rows, has_vectors(self._statement))
-        return None if sql is None else execute_bulk(self.bulk, line, sql, expected, target)
+        size = Expected(part.rows, vector_bytes(self._statement))
+        return None if sql is None else execute_bulk(self.bulk, line, sql, size, target)
 
     def _rows(self, line: Line, sql: str) -> list[Any]:
         line.execute(sql)
