@@ -168,7 +168,7 @@ class Bulk:
 
     def _open(self, line: Line) -> BulkConnection:
         database = _database(self.engine)
-        line.heard()
+        line.heard()  # of a first connection, for the types
         return BulkConnection(cast(Any, database), AdbcConnection(database.handle))
 
     def _begin(self, line: Line, first: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy import Engine, make_url, text
 import contextkit.connection.silence as silence_module
 import contextkit.gathered as gathered_module
 from contextkit import DatabaseUnavailableError, connect, read_df
-from contextkit.bulk import Bulk, Line
+from contextkit.bulk import SLOWEST, Bulk, Line
 from contextkit.connection import watch_of
 from contextkit.connection.silence import FIRST_WAIT, FrozenError, Partner, Silence, SilentError, WatchedConnection
 from contextkit.server import SOCKET
@@ -338,9 +339,11 @@ class Quiet:
 def reading(engine: Engine, server_url: str) -> Iterator[tuple[Partner, psycopg.Connection[Any]]]:
     """A connection and its partner, which is asked over another."""
     with psycopg.connect(server_url, autocommit=True) as reading, engine.connect() as connection:
-        watch = watch_of(connection)
+        watch, pid = watch_of(connection), reading.info.backend_pid
+        waits = text(f"select from pg_stat_activity where pid = {pid} and wait_event = 'ClientRead'")
+        assert until(lambda: connection.execute(waits).first() is not None)
         assert watch is not None
-        yield Partner(reading.info.backend_pid, watch[1].open_, PATIENT), reading
+        yield Partner(pid, watch[1].open_, PATIENT), reading
 
 
 @pytest.mark.parametrize("away", [0.0, 15.0])
@@ -363,6 +366,43 @@ def test_a_process_that_waits_is_asked_again_when_tcp_has_sent_anew_what_was_los
     clock.now += 0.2
     with pytest.raises(FrozenError):
         partner.check(began, Quiet())
+
+
+def test_a_network_that_was_away_when_a_process_was_asked_again_begins_anew(
+    reading: tuple[Partner, Any], clock: Clock
+) -> None:
+    partner, _ = reading
+    open_, began = partner.open_, clock.now
+
+    def fail() -> WatchedConnection:
+        raise psycopg.OperationalError("away")
+
+    for seconds, opened in ((PATIENT, open_), (PATIENT + FIRST_WAIT, fail), (PATIENT + FIRST_WAIT, open_)):
+        partner.open_ = opened
+        clock.now += seconds
+        partner.check(began, Quiet())
+    clock.now += clock.now - began + FIRST_WAIT - 0.1
+    assert partner.found is not None
+    partner.check(began, Quiet())
+    clock.now += 0.2
+    assert is_given_up(partner, began, clock)
+
+
+def test_a_long_statement_in_bulk_has_time_to_be_sent(
+    reading: tuple[Partner, Any], engine: Engine, clock: Clock
+) -> None:
+    partner, _ = reading
+    with engine.connect() as connection:
+        watch = watch_of(connection)
+    assert watch is not None
+    line = Line(replace(watch[0], longest=None), partner)
+    with line.waiting(int(1000 * SLOWEST)):
+        clock.now += 1000
+        line.check()
+        assert partner.asked == float("-inf")
+        clock.now += 2 * PATIENT
+        line.check()
+        assert partner.found is not None
 
 
 def test_rows_that_are_sent_over_a_slow_network_are_waited_for(reading: tuple[Partner, Any], clock: Clock) -> None:

@@ -124,6 +124,8 @@ class Partner:
     patience: float
     opened: float = field(default_factory=lambda: time.time())
     asked: float = field(default=-math.inf, init=False)
+    worked: float = field(default=-math.inf, init=False)
+    """When it was found at work last, so that nothing was lost before."""
     found: tuple[Any, ...] | None = field(default=None, init=False)
     """How it was found waiting, with the bytes on their way in either direction; None if it was not."""
     pause: float = field(default=0.0, init=False)
@@ -133,11 +135,11 @@ class Partner:
 
     def check(self, since: float, connection: Seen) -> None:
         """Raise a FrozenError if it was found waiting twice alike, with nothing heard since that time."""
-        now, last = time.monotonic(), max(since, self.asked)
+        now = time.monotonic()
         if since > self.asked:
             self.found, self.pause = None, 0.0
         # The longer a statement takes, the rarer.
-        if now - last < max(self.patience, self.pause, (now - since) / 10):
+        if now - max(since, self.asked) < max(self.patience, self.pause, (now - since) / 10):
             return
         self.asked = now
         try:
@@ -147,12 +149,15 @@ class Partner:
                 if lost and self.seen is not None:
                     asking.execute(END, [self.pid, self.seen[1]])  # or its locks may stay for hours
         except psycopg.Error:  # no connection is free, say, so nothing is known
+            self.found = None
             return
         if lost:
             raise FrozenError("the server waits, too")
-        self.asked = max(self.asked, time.monotonic())
-        self.pause = min(self.asked - last, LONGEST_WAIT) + FIRST_WAIT if found else 0.0
-        self.found = found
+        self.asked, self.found = max(self.asked, time.monotonic()), found
+        if found is None:
+            self.worked, self.pause = self.asked, 0.0
+        else:
+            self.pause = min(self.asked - max(since, self.worked), LONGEST_WAIT) + FIRST_WAIT
 
     def _found(self, asking: "WatchedConnection", connection: Seen) -> tuple[Any, ...] | None:
         own, server, start, age, waits, copied = asking.execute(ASKED, [self.pid]).fetchall()[0]
