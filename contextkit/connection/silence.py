@@ -53,9 +53,11 @@ class Seen(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that the other side has not taken yet, where that is known."""
+        ...
 
     def is_quiet(self) -> bool:
         """Whether nothing has come over it meanwhile."""
+        ...
 
 
 @dataclass
