@@ -26,7 +26,7 @@ from contextkit.gathered import ARROW_TYPES, BULK_TYPES, Gathered, gathered
 from contextkit.interrupts import ahead
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
-from contextkit.plans import UNKNOWN_ROWS, expected_rows
+from contextkit.plans import UNKNOWN, Expected, expected
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import VectorColumn
 
@@ -36,11 +36,11 @@ BULK_ROWS = 2_000
 VECTOR_ROWS = 40
 """As how many rows one with a vector counts there: the pool gives vectors as text."""
 
-BATCH_BYTES = (640 * 2**10, 4 * 2**20)
-"""What a batch of a bulk read holds, at least and at most: less costs time, more memory; two are held at a time."""
-
 BATCHES = 32
-"""As how many batches vectors are read, within these bounds: they are most of what is read."""
+"""As how many batches a bulk read comes: fewer take more memory, more take longer, as one thread hands them another."""
+
+BATCH_BYTES = (640 * 2**10, 4 * 2**20)
+"""What a batch holds, at least and at most."""
 
 _ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}
 
@@ -77,22 +77,23 @@ def fetch(
         # Of what the planner does not take, such as SHOW.
         with suppress(psycopg.errors.SyntaxError), _reading(engine) as connection:
             sql = literal_sql(connection, statement, parameters)
-            vectors = has_vectors(statement)
-            weight = VECTOR_ROWS if vectors else 1
-            # Of a bulk read, only the room for vectors depends on it.
-            rows = UNKNOWN_ROWS if sql is None or (bulk and weight == 1) else expected_rows(connection, sql)
-            if sql is None or (bulk is None and rows * weight < BULK_ROWS):
+            vectors = vector_bytes(statement)
+            # Of a bulk read, only the room for vectors depends on it much.
+            size = UNKNOWN if sql is None or (bulk and not vectors) else expected(connection, sql)
+            if sql is None or (bulk is None and size.rows * (VECTOR_ROWS if vectors else 1) < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
+            size = Expected(size.rows, size.row_bytes + vectors)
             reading = bulk_in_place_of(connection)
-            columns = reading.run(partial(_fetch_bulk, reading, sql, Expected(rows, vectors)))
+            columns = reading.run(partial(_fetch_bulk, reading, sql, size))
             if columns is not None:
                 return columns
         return _fetch_pooled(engine, statement, parameters)
 
 
-def has_vectors(statement: Executable) -> bool:
-    """Tell whether a statement, if its columns are known, gives vectors."""
-    return any(isinstance(column.type, VECTOR) for column in getattr(statement, "selected_columns", ()))
+def vector_bytes(statement: Executable) -> int:
+    """Bytes that vectors take of each row of a statement, if its columns are known."""
+    columns = getattr(statement, "selected_columns", ())
+    return 4 * EMBEDDING_DIMENSIONS * sum(isinstance(column.type, VECTOR) for column in columns)
 
 
 # On the pool
@@ -227,38 +228,26 @@ def _length(declared: int | None) -> int:
 # In bulk
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a query is expected to give."""
-
-    rows: int
-    vectors: bool
-
-    @property
-    def batch_bytes(self) -> int:
-        """Bytes of a batch."""
-        least, most = BATCH_BYTES
-        return min(max(least, self.rows * 4 * EMBEDDING_DIMENSIONS // BATCHES), most) if self.vectors else least
-
-
-def _fetch_bulk(bulk: Bulk, sql: str, expected: Expected) -> list[Column] | None:
+def _fetch_bulk(bulk: Bulk, sql: str, size: Expected) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
     with bulk.cursor() as cursor:
-        return execute_bulk(bulk, cursor, sql, expected)
+        return execute_bulk(bulk, cursor, sql, size)
 
 
 def execute_bulk(
-    bulk: Bulk, cursor: Any, sql: str, expected: Expected, matrix: NDArray[np.float32] | None = None
+    bulk: Bulk, cursor: Any, sql: str, size: Expected, matrix: NDArray[np.float32] | None = None
 ) -> list[Column] | None:
     """Columns of a query, vectors in the matrix given for them, or None if only the pool reads or refuses one."""
-    cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(expected.batch_bytes)})
+    least, most = BATCH_BYTES
+    batch_bytes = min(max(least, size.rows * size.row_bytes // BATCHES), most)
+    cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
     with bulk.waiting():
         cursor.execute(sql)
         reader = cursor.fetch_record_batch()
     if not all(_type_name(field) in BULK_TYPES for field in reader.schema):
         forget_types(bulk.engine)
         return None
-    columns = _read(bulk, cursor, reader, expected.rows, matrix)
+    columns = _read(bulk, cursor, reader, size.rows, matrix)
     return columns if all(_is_told(column.values) for column in columns) else None
 
 

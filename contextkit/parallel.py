@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select
 
-from contextkit.arrow import Column, Expected, execute_bulk, fetch, has_vectors
+from contextkit.arrow import Column, execute_bulk, fetch, vector_bytes
 from contextkit.bulk import bulk_in_place_of
 from contextkit.connection import reads_in_bulk, settings_of, translated_errors
 from contextkit.connection.driver import state_of
@@ -22,6 +22,7 @@ from contextkit.interrupts import start
 from contextkit.literals import literal_sql
 from contextkit.models import Message
 from contextkit.partitions import Partition, partitions_of
+from contextkit.plans import Expected
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import fixed_size_lists, of_one_length
 
@@ -115,7 +116,7 @@ class _Reading:
 
     def _matrix(self, cursor: Any, rows: int) -> Matrix | None:
         """Room for all embeddings, if there are any and their length is declared."""
-        if not has_vectors(self._statement):
+        if not vector_bytes(self._statement):
             return None
         ((length,),) = self._rows(cursor, str(self._sql(select_embedding_dimensions())))
         return np.empty((rows, length), np.float32) if length > 0 else None
@@ -126,8 +127,8 @@ class _Reading:
 
     def _read(self, cursor: Any, part: Partition, target: Matrix | None) -> Columns:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
-        expected = Expected(part.rows, has_vectors(self._statement))
-        return None if sql is None else execute_bulk(self.bulk, cursor, sql, expected, target)
+        size = Expected(part.rows, vector_bytes(self._statement))
+        return None if sql is None else execute_bulk(self.bulk, cursor, sql, size, target)
 
     def _rows(self, cursor: Any, sql: str) -> list[Any]:
         with self.bulk.waiting():

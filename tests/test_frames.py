@@ -48,6 +48,7 @@ from contextkit import (
     select_history,
     select_messages,
 )
+from contextkit.plans import Expected
 from contextkit.vectors import VectorColumn
 from tests.test_connection import until
 
@@ -199,9 +200,7 @@ def test_rows_of_many_batches_are_kept_however_many_the_planner_expected(
     pooled = read_df(reader, statement)
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
     real = arrow._fetch_bulk
-    monkeypatch.setattr(
-        arrow, "_fetch_bulk", lambda bulk, sql, _expected: real(bulk, sql, arrow.Expected(expected, vectors=True))
-    )
+    monkeypatch.setattr(arrow, "_fetch_bulk", lambda bulk, sql, _size: real(bulk, sql, Expected(expected, 10_000)))
     pd.testing.assert_frame_equal(read_df(reader, statement), pooled)
 
 
