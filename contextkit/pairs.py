@@ -137,7 +137,8 @@ class _Histories:
             known[id_] = _Fork(id_, rewritten == "renumbered", passes)
             self._below[above].append(known[id_])
         row: Any
-        for row in messages[messages["context_id"].isin(ids)].itertuples():
+        needed = messages[["context_id", "message_id", "version", "tool_call_id", "is_call"]]
+        for row in needed[needed["context_id"].isin(ids)].itertuples(index=False):
             known[row.context_id].add(row)
         self._tools: dict[str, _Tool] = defaultdict(_Tool)
         self._bounds = _Bounds()

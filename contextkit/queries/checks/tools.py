@@ -23,9 +23,9 @@ IS_RESULT = and_(ROLE == "tool", Message.tool_call_id.is_not(None))
 def select_unpaired() -> Select[*tuple[Any, ...]]:
     """Calls and results, where some of their id have no partner in their context, and forks as they are linked.
 
-    A row per message: context_id, message_id, version, tool_call_id, is_call, is_alone, is_live. Also of messages
-    without a tool_call_id that may keep a fork from inheriting one of these. Beside it, and in a row of its own where
-    there is no message, of each fork with such a result and of its ancestors: fork_id, parent_id, fork_version,
+    A row per message: context_id, message_id, version, tool_call_id, is_call, is_alone, is_live; also, with a null
+    tool_call_id, per row of a copy that stands in place of an inherited one. Beside it, and in a row of its own where
+    there is no message, of each fork that may pair them and of its ancestors: fork_id, parent_id, fork_version,
     rewritten, complete.
     """
     tools = _tools()
@@ -56,6 +56,7 @@ def select_unpaired() -> Select[*tuple[Any, ...]]:
 
 
 def _replaced(family: CTE, written: CTE, alike: CTE) -> Select[*tuple[Any, ...]]:
+    """Rows of copies in place of what they would inherit, where it may be a call or a result; the columns of `alike`."""
     passes = case((written.c.complete, 0), else_=family.c.fork_version)
     copies = (
         select(family.c.id, passes.label("passes"))
