@@ -56,7 +56,7 @@ def select_unpaired() -> Select[*tuple[Any, ...]]:
 
 
 def _replaced(family: CTE, written: CTE, alike: CTE) -> Select[*tuple[Any, ...]]:
-    """Rows of copies in place of what they would inherit, where it may be a call or a result; the columns of `alike`."""
+    """Rows of copies in place of what they would inherit, of versions of calls and results, in the columns of alike."""
     passes = case((written.c.complete, 0), else_=family.c.fork_version)
     copies = (
         select(family.c.id, passes.label("passes"))
