@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeGuard
 
 import numpy as np
 import psycopg
@@ -75,7 +75,8 @@ def fetch(
         if bulk is False or not reads_in_bulk(engine):
             return _fetch_pooled(engine, statement, parameters)
         # Of what the planner does not take, such as SHOW.
-        with suppress(psycopg.errors.SyntaxError), _reading(engine) as connection:
+        unplanned = [psycopg.errors.SyntaxError] if isinstance(statement, TextClause) else []
+        with suppress(*unplanned), _reading(engine) as connection:
             sql = literal_sql(connection, statement, parameters)
             vectors = vector_bytes(statement)
             # Of a bulk read, only the room for vectors depends on it much.
@@ -126,13 +127,15 @@ def columns_of(
     """Columns of a statement's rows, read on this connection."""
     event.listen(connection, "before_cursor_execute", _load_ids_as_text, once=True)
     # All rows at once, also where the engine streams, which would keep the first ones back.
-    result = connection.execute(statement, parameters, execution_options={"stream_results": False, "yield_per": None})
+    options = {"stream_results": False, "yield_per": None}
+    with _alone(connection, statement):
+        result = connection.execute(statement, parameters, execution_options=options)
+    if not result.returns_rows:
+        raise ValueError("the statement gives no rows; read one that selects some")
     cursor: Any = result.cursor
-    types = _type_names(connection, [column[1] for column in cursor.description])
+    types = _type_names(connection, _type_oids(cursor))
     # The driver's own rows: a type's Python code for every value would take longer than all the rest.
     rows = cursor.fetchall()
-    if isinstance(cursor, psycopg.Cursor) and cursor.nextset():
-        raise ValueError("the text has several statements, and each gives rows of its own; read one at a time")
     by_column = list(zip(*rows, strict=True)) or [()] * len(types)
     return [
         Column(name, _from_values(connection, kind, list(values)))
@@ -154,7 +157,7 @@ def columns_after(
     Where a listener has begun it with what is to hold for all of it, it goes on.
     """
     driver = connection.connection.driver_connection
-    if not isinstance(driver, psycopg.Connection) or not psycopg.capabilities.has_pipeline():
+    if not _has_pipeline(driver):
         row = connection.execute(first).one()
         return tuple(row), columns_of(connection, statement, parameters)
     if not connection.in_transaction():
@@ -181,14 +184,42 @@ def columns_after(
     return cursor.fetchone() or (), columns
 
 
+@contextmanager
+def _alone(connection: Connection, statement: Executable) -> Iterator[None]:
+    """Have the server refuse a text of several statements: one may end the transaction, and the next would write."""
+    driver = connection.connection.driver_connection
+    if not isinstance(statement, TextClause) or not _has_pipeline(driver):
+        yield
+        return
+    with ExitStack() as pipeline:  # in which the protocol takes them one by one
+        pipeline.enter_context(driver.pipeline())
+        event.listen(connection, "after_cursor_execute", lambda *_: pipeline.close(), once=True)
+        yield
+
+
+def _has_pipeline(driver: Any) -> TypeGuard[psycopg.Connection[Any]]:
+    return isinstance(driver, psycopg.Connection) and psycopg.capabilities.has_pipeline()
+
+
 def _load_ids_as_text(_connection: Any, cursor: Any, *_: object) -> None:
     if isinstance(cursor, psycopg.Cursor):  # a UUID object per value would take longer than the query
         cursor.adapters.register_loader("uuid", TextLoader)
 
 
+def _type_oids(cursor: Any) -> list[int]:
+    if isinstance(cursor, psycopg.Cursor) and cursor.pgresult:  # whose description takes longer than a type's name
+        return [cursor.pgresult.ftype(place) for place in range(cursor.pgresult.nfields)]
+    return [column[1] for column in cursor.description]
+
+
+@lru_cache
+def _known_name(oid: int) -> str | None:
+    info = psycopg.adapters.types.get(oid)
+    return info.name if info and info.oid == oid else None  # psycopg finds an array's oid under the type of its items
+
+
 def _type_names(connection: Connection, oids: list[int]) -> list[str]:
-    # psycopg finds an array's oid under the type of its items.
-    known = {oid: info.name for oid in oids if (info := psycopg.adapters.types.get(oid)) and info.oid == oid}
+    known = {oid: name for oid in oids if (name := _known_name(oid))}
     if unknown := [oid for oid in oids if oid not in known]:
         catalog = text(
             "select oid, case typtype when 'e' then 'text' else typname end from pg_type where oid = any(:oids)"

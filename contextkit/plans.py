@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
+import psycopg
+from psycopg.pq import Format
 from sqlalchemy import Connection, Engine
 
 from contextkit.queries import select_knowledge
@@ -49,6 +51,8 @@ def plan_of(connection: Connection, sql: str) -> dict[str, Any]:
     """The plan that the server has for a query, which does not run."""
     # On the driver's own cursor: SQLAlchemy's logging would write the literals down.
     cursor = connection.connection.cursor()
+    if isinstance(cursor, psycopg.Cursor):  # so that the server takes no second statement, which would run
+        cursor.format = Format.BINARY
     try:
         cursor.execute(f"explain (format json) {sql}")
     except Exception as error:

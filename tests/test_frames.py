@@ -14,6 +14,8 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    Uuid,
+    any_,
     cast,
     create_engine,
     event,
@@ -261,6 +263,8 @@ def test_values_of_every_kind_work_in_conditions(engine: Engine, monkeypatch: py
         Context.name == "one",
         cast(Message.role, Text).like("us%"),
         Message.content == func.any(cast(["x", "y"], ARRAY(Text))),
+        Message.id == any_(literal(written["message_id"].tolist(), ARRAY(Uuid(as_uuid=False)))),
+        Message.content != func.all(literal([], ARRAY(Text))),
     ):
         assert len(messages_df(engine, condition)) == 1, str(condition)
     with pytest.raises(ValueError, match="a UUID is expected"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -40,6 +41,7 @@ from contextkit.connection.url import (
     prepared,
     sealed,
 )
+from contextkit.counts import positive
 from contextkit.errors import ContextkitError, ReadOnlyError
 from contextkit.secret import Secret, without_history
 from contextkit.server import EmbeddedServer
@@ -66,6 +68,8 @@ __all__ = [
 ]
 
 POOL_WAIT = 10.0
+MOST_SECONDS = 2**31 // 1000
+"""PostgreSQL counts milliseconds in 32 bits."""
 FRESH = 1.0
 """Seconds for which a connection that was given back, and has heard nothing since, counts as alive unasked."""
 
@@ -159,6 +163,8 @@ def connect(
 
 def settings_of(engine: Engine) -> Settings | None:
     """Give the settings of an engine from `connect`; None for any other engine."""
+    if not isinstance(engine, Engine):
+        raise TypeError(f"an engine is expected, as connect() gives one, not {type(engine).__name__}")
     return engine.get_execution_options().get("contextkit")
 
 
@@ -227,14 +233,13 @@ def _direct_url(url: URL) -> URL:
 def _check_numbers(
     pool_size: int, idle_timeout: float, connect_timeout: float, statement_timeout: float | None
 ) -> None:
-    if pool_size < 1:
-        raise ValueError(f"pool_size is at least 1, not {pool_size}")
+    positive("pool_size", pool_size)
     times = {"idle_timeout": idle_timeout, "connect_timeout": connect_timeout}
     if statement_timeout is not None:
         times["statement_timeout"] = statement_timeout
     for name, value in times.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is a positive number of seconds, not {value}")
+        if not isinstance(value, Real) or not 0 < value <= MOST_SECONDS:
+            raise ValueError(f"{name} is a positive number of seconds, at most {MOST_SECONDS:,}, not {value!r:.40}")
 
 
 def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:
