@@ -84,8 +84,8 @@ def fetch(
             if sql is None or (bulk is None and size.rows * (VECTOR_ROWS if vectors else 1) < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
             size = Expected(size.rows, size.row_bytes + vectors)
-            reading = bulk_in_place_of(connection)
-            columns = reading.run(partial(_fetch_bulk, reading, sql, size))
+            with bulk_in_place_of(connection) as reading:
+                columns = reading.run(partial(_fetch_bulk, reading, sql, size))
             if columns is not None:
                 return columns
         return _fetch_pooled(engine, statement, parameters)

@@ -33,13 +33,21 @@ READ_ONLY = "select pg_catalog.set_config('transaction_read_only', 'on', true), 
 COPY = adbc_driver_postgresql.StatementOptions.USE_COPY.value
 
 
-def bulk_in_place_of(*connections: Connection) -> "Bulk":
-    """Reading in bulk where connections of the pool lead, which are closed: there are never more than its size."""
+@contextmanager
+def bulk_in_place_of(*connections: Connection) -> Iterator["Bulk"]:
+    """Reading in bulk where connections of the pool lead, which are closed.
+
+    Their places stay taken until it is over: there are never more than the pool's size.
+    """
     bulk = Bulk(connections[0])
     for connection in connections:
         connection.rollback()  # a pooler closes the server's connection of whoever leaves within a transaction
-        connection.invalidate()
-    return bulk
+        cast(Any, connection.connection.driver_connection).close()
+    try:
+        yield bulk
+    finally:
+        for connection in connections:
+            connection.invalidate()
 
 
 @dataclass(eq=False)

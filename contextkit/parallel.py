@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select
 
 from contextkit.arrow import Column, execute_bulk, fetch, vector_bytes
-from contextkit.bulk import Line, bulk_in_place_of
+from contextkit.bulk import Bulk, Line, bulk_in_place_of
 from contextkit.connection import reads_in_bulk, settings_of, translated_errors
 from contextkit.connection.driver import state_of
 from contextkit.interrupts import start
@@ -60,9 +60,8 @@ def fetch_parallel(
     if not reads_in_bulk(engine):
         return fetch(engine, statement, bulk=False)
     with translated_errors():
-        with _places(engine, connections) as places:
-            reading = _Reading(places, statement)
-            columns = reading.bulk.run(partial(reading.columns, partitions))
+        with _places(engine, connections) as places, bulk_in_place_of(*places) as bulk:
+            columns = bulk.run(partial(_Reading(bulk, places[0], statement).columns, partitions))
         return fetch(engine, statement, bulk=False) if columns is None else columns
 
 
@@ -84,9 +83,9 @@ def _places(engine: Engine, count: int) -> Iterator[list[Connection]]:
 class _Reading:
     """Cursors on one snapshot."""
 
-    def __init__(self, places: list[Connection], statement: Select[*tuple[Any, ...]]) -> None:
-        self.bulk = bulk_in_place_of(*places)
-        self._connection = places[0]
+    def __init__(self, bulk: Bulk, place: Connection, statement: Select[*tuple[Any, ...]]) -> None:
+        self.bulk = bulk
+        self._connection = place
         self._statement = statement
 
     def columns(self, partitions: Select[*tuple[Any, ...]]) -> Columns:

@@ -531,19 +531,20 @@ def test_bulk_reads_never_hold_more_connections_than_the_pool(
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
     load_sample(engine)
     narrow = connect(database_url, pool_size=1)
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
     real = arrow.execute_bulk
     count = text("select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
 
     def counting(*arguments: Any) -> Any:
         with engine.connect() as connection:
-            seen.append(connection.execute(count).scalar_one())
+            seen.append((connection.execute(count).scalar_one(), narrow.pool.checkedout()))  # type: ignore[attr-defined]
         return real(*arguments)
 
     engine.dispose()
     monkeypatch.setattr(arrow, "execute_bulk", counting)
     assert len(messages_df(narrow)) == 356
-    assert seen == [1]
+    assert seen == [(1, 1)]  # its place in the pool is taken, or another reader would take it
+    assert narrow.pool.checkedout() == 0  # type: ignore[attr-defined]
     narrow.dispose()
 
 

@@ -162,8 +162,9 @@ def test_all_parts_are_of_one_snapshot(engine: Engine, monkeypatch: pytest.Monke
 def test_never_more_connections_than_the_pool_has(counted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = connect(counted.url, pool_size=2)
     counted.dispose()
-    seen: list[int] = []
-    both = threading.Barrier(2, action=lambda: seen.append(count(counted, 2)))
+    seen: list[tuple[int, int]] = []
+    taken = narrow.pool.checkedout  # type: ignore[attr-defined]
+    both = threading.Barrier(2, action=lambda: seen.append((count(counted, 2), taken())))
     real = parallel.execute_bulk
 
     def counting(*arguments: Any) -> Any:
@@ -172,7 +173,7 @@ def test_never_more_connections_than_the_pool_has(counted: Engine, monkeypatch: 
 
     monkeypatch.setattr(parallel, "execute_bulk", counting)
     assert len(messages_df(narrow, connections=2)) == 356
-    assert seen == [2]
+    assert (seen, taken()) == ([(2, 2)], 0)
     with pytest.raises(ValueError, match=r"connections is 3, and the pool of this engine has 2"):
         messages_df(narrow, connections=3)
     narrow.dispose()
