@@ -52,8 +52,8 @@ def search_df(
     """The k live messages that a text asks for, best first, never fewer while more match.
 
     By words (text), as web searches do: all of them have to occur, "quoted ones" in that order, `or` between words
-    asks for either, a minus before one for none of it. Words are compared as `language` inflects them, and its
-    stop words (the, of) are passed over. PostgreSQL's full text search does it (websearch_to_tsquery, ranked by
+    asks for either, a minus before one for none of it (other minuses are passed over). Words are compared as
+    `language` inflects them, and its stop words (the, of) are passed over. PostgreSQL's full text search does it (websearch_to_tsquery, ranked by
     ts_rank_cd), in the first 125,000 characters of a message.
 
     By meaning (semantic): `neighbors_df` of the text's embedding by cosine distance. It finds messages without one
