@@ -203,7 +203,7 @@ def index_answer(
     opened, short = list(range(len(asked.vectors))), list[int]()
     for scanned in _scans(terms, index):
         columns = first or columns_of(connection, _scan(terms, index, scanned), _parameters(asked, opened))
-        states = _states(columns, opened, terms.k, scanned, most)
+        states = _states(columns, opened, terms.k, scanned, most, own=asked.ids is not None)
         frame = _framed([column for column in columns if column.name not in STATE], asked, opened)
         if len(states["settled"]) == len(opened):
             found.append(frame)
@@ -238,17 +238,24 @@ def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts).sort_values(["query", "rank"], ignore_index=True)
 
 
-def _states(columns: list[Column], queries: list[int], k: int, scanned: int, most: int | None) -> dict[str, list[int]]:
-    """Queries that an index has answered, those that it should be asked for more, and those that it cannot answer."""
+def _states(
+    columns: list[Column], queries: list[int], k: int, scanned: int, most: int | None, *, own: bool = False
+) -> dict[str, list[int]]:
+    """Queries that an index has answered, those that it should be asked for more, and those that it cannot answer.
+
+    Of a query's own message, which is left out, `most` does not tell whether it counts it.
+    """
     states: dict[str, list[int]] = {"settled": [], "unsettled": [], "short": []}
     of = {column.name: np.asarray(column.values) for column in columns if column.name in ("query", "distance", *STATE)}
     bounds = np.searchsorted(of["query"], np.arange(len(queries) + 1))
     for query, (start, end) in zip(queries, pairwise(bounds), strict=True):
-        ended = start == end or of["found"][start] < scanned
+        found = of["found"][start] if start < end else 0
+        ended = found < scanned
+        lacks = ended and most is not None and found < most - own
         last = of["distance"][end - 1] if start < end else 0.0
         # Which of equal distances come first, only all of them tell; those that are none come last.
         open_ = np.isnan(last) or (start < end and last == of["following"][end - 1])
-        if open_ or end - start < (k if most is None else min(k, most)):
+        if open_ or lacks or end - start < (k if most is None else min(k, most)):
             state = "short"
         elif ended:
             state = "settled"

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeGuard
 
 import numpy as np
 import psycopg
@@ -19,14 +19,14 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, Executable, TextClause, event, text
 
-from contextkit.bulk import Bulk, bulk_in_place_of, forget_types
+from contextkit.bulk import Bulk, Line, bulk_in_place_of, forget_types
 from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
 from contextkit.errors import ReadOnlyError
 from contextkit.gathered import ARROW_TYPES, BULK_TYPES, Gathered, gathered
 from contextkit.interrupts import ahead
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
-from contextkit.plans import UNKNOWN_ROWS, expected_rows
+from contextkit.plans import UNKNOWN, Expected, expected
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import VectorColumn
 
@@ -36,11 +36,11 @@ BULK_ROWS = 2_000
 VECTOR_ROWS = 40
 """As how many rows one with a vector counts there: the pool gives vectors as text."""
 
-BATCH_BYTES = (640 * 2**10, 4 * 2**20)
-"""What a batch of a bulk read holds, at least and at most: less costs time, more memory; two are held at a time."""
-
 BATCHES = 32
-"""As how many batches vectors are read, within these bounds: they are most of what is read."""
+"""As how many batches a bulk read comes: fewer take more memory, more take longer, as one thread hands them another."""
+
+BATCH_BYTES = (640 * 2**10, 4 * 2**20)
+"""What a batch holds, at least and at most."""
 
 _ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}
 
@@ -75,24 +75,26 @@ def fetch(
         if bulk is False or not reads_in_bulk(engine):
             return _fetch_pooled(engine, statement, parameters)
         # Of what the planner does not take, such as SHOW.
-        with suppress(psycopg.errors.SyntaxError), _reading(engine) as connection:
+        unplanned = [psycopg.errors.SyntaxError] if isinstance(statement, TextClause) else []
+        with suppress(*unplanned), _reading(engine) as connection:
             sql = literal_sql(connection, statement, parameters)
-            vectors = has_vectors(statement)
-            weight = VECTOR_ROWS if vectors else 1
-            # Of a bulk read, only the room for vectors depends on it.
-            rows = UNKNOWN_ROWS if sql is None or (bulk and weight == 1) else expected_rows(connection, sql)
-            if sql is None or (bulk is None and rows * weight < BULK_ROWS):
+            vectors = vector_bytes(statement)
+            # Of a bulk read, only the room for vectors depends on it much.
+            size = UNKNOWN if sql is None or (bulk and not vectors) else expected(connection, sql)
+            if sql is None or (bulk is None and size.rows * (VECTOR_ROWS if vectors else 1) < BULK_ROWS):
                 return columns_of(connection, statement, parameters)
+            size = Expected(size.rows, size.row_bytes + vectors)
             reading = bulk_in_place_of(connection)
-            columns = reading.run(partial(_fetch_bulk, reading, sql, Expected(rows, vectors)))
+            columns = reading.run(partial(_fetch_bulk, reading, sql, size))
             if columns is not None:
                 return columns
         return _fetch_pooled(engine, statement, parameters)
 
 
-def has_vectors(statement: Executable) -> bool:
-    """Tell whether a statement, if its columns are known, gives vectors."""
-    return any(isinstance(column.type, VECTOR) for column in getattr(statement, "selected_columns", ()))
+def vector_bytes(statement: Executable) -> int:
+    """Bytes that vectors take of each row of a statement, if its columns are known."""
+    columns = getattr(statement, "selected_columns", ())
+    return 4 * EMBEDDING_DIMENSIONS * sum(isinstance(column.type, VECTOR) for column in columns)
 
 
 # On the pool
@@ -125,13 +127,15 @@ def columns_of(
     """Columns of a statement's rows, read on this connection."""
     event.listen(connection, "before_cursor_execute", _load_ids_as_text, once=True)
     # All rows at once, also where the engine streams, which would keep the first ones back.
-    result = connection.execute(statement, parameters, execution_options={"stream_results": False, "yield_per": None})
+    options = {"stream_results": False, "yield_per": None}
+    with _alone(connection, statement):
+        result = connection.execute(statement, parameters, execution_options=options)
+    if not result.returns_rows:
+        raise ValueError("the statement gives no rows; read one that selects some")
     cursor: Any = result.cursor
-    types = _type_names(connection, [column[1] for column in cursor.description])
+    types = _type_names(connection, _type_oids(cursor))
     # The driver's own rows: a type's Python code for every value would take longer than all the rest.
     rows = cursor.fetchall()
-    if isinstance(cursor, psycopg.Cursor) and cursor.nextset():
-        raise ValueError("the text has several statements, and each gives rows of its own; read one at a time")
     by_column = list(zip(*rows, strict=True)) or [()] * len(types)
     return [
         Column(name, _from_values(connection, kind, list(values)))
@@ -153,7 +157,7 @@ def columns_after(
     Where a listener has begun it with what is to hold for all of it, it goes on.
     """
     driver = connection.connection.driver_connection
-    if not isinstance(driver, psycopg.Connection) or not psycopg.capabilities.has_pipeline():
+    if not _has_pipeline(driver):
         row = connection.execute(first).one()
         return tuple(row), columns_of(connection, statement, parameters)
     if not connection.in_transaction():
@@ -180,14 +184,42 @@ def columns_after(
     return cursor.fetchone() or (), columns
 
 
+@contextmanager
+def _alone(connection: Connection, statement: Executable) -> Iterator[None]:
+    """Have the server refuse a text of several statements: one may end the transaction, and the next would write."""
+    driver = connection.connection.driver_connection
+    if not isinstance(statement, TextClause) or not _has_pipeline(driver):
+        yield
+        return
+    with ExitStack() as pipeline:  # in which the protocol takes them one by one
+        pipeline.enter_context(driver.pipeline())
+        event.listen(connection, "after_cursor_execute", lambda *_: pipeline.close(), once=True)
+        yield
+
+
+def _has_pipeline(driver: Any) -> TypeGuard[psycopg.Connection[Any]]:
+    return isinstance(driver, psycopg.Connection) and psycopg.capabilities.has_pipeline()
+
+
 def _load_ids_as_text(_connection: Any, cursor: Any, *_: object) -> None:
     if isinstance(cursor, psycopg.Cursor):  # a UUID object per value would take longer than the query
         cursor.adapters.register_loader("uuid", TextLoader)
 
 
+def _type_oids(cursor: Any) -> list[int]:
+    if isinstance(cursor, psycopg.Cursor) and cursor.pgresult:  # whose description takes longer than a type's name
+        return [cursor.pgresult.ftype(place) for place in range(cursor.pgresult.nfields)]
+    return [column[1] for column in cursor.description]
+
+
+@lru_cache
+def _known_name(oid: int) -> str | None:
+    info = psycopg.adapters.types.get(oid)
+    return info.name if info and info.oid == oid else None  # psycopg finds an array's oid under the type of its items
+
+
 def _type_names(connection: Connection, oids: list[int]) -> list[str]:
-    # psycopg finds an array's oid under the type of its items.
-    known = {oid: info.name for oid in oids if (info := psycopg.adapters.types.get(oid)) and info.oid == oid}
+    known = {oid: name for oid in oids if (name := _known_name(oid))}
     if unknown := [oid for oid in oids if oid not in known]:
         catalog = text(
             "select oid, case typtype when 'e' then 'text' else typname end from pg_type where oid = any(:oids)"
@@ -227,38 +259,26 @@ def _length(declared: int | None) -> int:
 # In bulk
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a query is expected to give."""
-
-    rows: int
-    vectors: bool
-
-    @property
-    def batch_bytes(self) -> int:
-        """Bytes of a batch."""
-        least, most = BATCH_BYTES
-        return min(max(least, self.rows * 4 * EMBEDDING_DIMENSIONS // BATCHES), most) if self.vectors else least
-
-
-def _fetch_bulk(bulk: Bulk, sql: str, expected: Expected) -> list[Column] | None:
+def _fetch_bulk(bulk: Bulk, sql: str, size: Expected) -> list[Column] | None:
     """Columns of a query, or None if one has a type that has to go through the pool."""
-    with bulk.cursor() as cursor:
-        return execute_bulk(bulk, cursor, sql, expected)
+    with bulk.cursor() as line:
+        return execute_bulk(bulk, line, sql, size)
 
 
 def execute_bulk(
-    bulk: Bulk, cursor: Any, sql: str, expected: Expected, matrix: NDArray[np.float32] | None = None
+    bulk: Bulk, line: Line, sql: str, size: Expected, matrix: NDArray[np.float32] | None = None
 ) -> list[Column] | None:
     """Columns of a query, vectors in the matrix given for them, or None if only the pool reads or refuses one."""
-    cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(expected.batch_bytes)})
-    with bulk.waiting():
-        cursor.execute(sql)
-        reader = cursor.fetch_record_batch()
+    least, most = BATCH_BYTES
+    batch_bytes = min(max(least, size.rows * size.row_bytes // BATCHES), most)
+    line.cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
+    line.execute(sql)
+    with line.waiting():
+        reader = line.cursor.fetch_record_batch()
     if not all(_type_name(field) in BULK_TYPES for field in reader.schema):
         forget_types(bulk.engine)
         return None
-    columns = _read(bulk, cursor, reader, expected.rows, matrix)
+    columns = _read(line, reader, size.rows, matrix)
     return columns if all(_is_told(column.values) for column in columns) else None
 
 
@@ -266,16 +286,14 @@ def _type_name(field: pa.Field) -> str:
     return bytes((field.metadata or {}).get(b"POSTGRESQL:type", b"'unknown'")).decode().strip("'")
 
 
-def _read(
-    bulk: Bulk, cursor: Any, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[np.float32] | None
-) -> list[Column]:
+def _read(line: Line, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[np.float32] | None) -> list[Column]:
     kinds = [_type_name(field) for field in reader.schema]
     columns: list[Gathered | VectorColumn] = [
         VectorColumn(rows, matrix) if kind == "vector" else gathered(kind, rows) for kind in kinds
     ]
 
     def read() -> pa.RecordBatch | None:
-        with bulk.waiting():
+        with line.waiting():
             return next(reader, None)
 
     with ahead(read) as batches:  # so that the server need not wait while one is decoded
@@ -285,9 +303,9 @@ def _read(
 
     def dimensions() -> int:
         sql = str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL))
-        with bulk.waiting():
-            cursor.execute(sql)
-            return _length((cursor.fetchone() or (None,))[0])
+        line.execute(sql)
+        with line.waiting():
+            return _length((line.cursor.fetchone() or (None,))[0])
 
     return [
         Column(name, column.finish(dimensions) if isinstance(column, VectorColumn) else column.finish())

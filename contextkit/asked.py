@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
 from sqlalchemy import Connection
 
+from contextkit.counts import positive
 from contextkit.errors import DimensionError, NotFoundError
 from contextkit.frames import embedding_matrix
 from contextkit.models import EMBEDDING_DIMENSIONS, canonical_id
@@ -127,8 +128,7 @@ def check_squares(squares: Vectors, distance: Distance) -> None:
 
 def check_terms(k: int, distance: str) -> None:
     """Raise for a k or a distance that no search takes."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k is a whole number of at least 1, not {k!r}")
+    positive("k", k)
     if distance not in get_args(Distance):
         raise ValueError(f"distance is one of {', '.join(get_args(Distance))}, not {distance!r}")
 

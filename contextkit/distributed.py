@@ -11,11 +11,12 @@ import pandas as pd
 from sqlalchemy import URL, Engine, Select, false, text
 
 from contextkit.connection import Settings, engine_at, reads_in_bulk, settings_of, translated_errors
+from contextkit.counts import positive
 from contextkit.extras import needed
 from contextkit.frames import check_lineages, messages_df, read_df, stored_histories
 from contextkit.literals import literal_sql
 from contextkit.models import Context, Message
-from contextkit.partitions import partitions_of, positive
+from contextkit.partitions import partitions_of
 from contextkit.queries import (
     Condition,
     select_contexts,

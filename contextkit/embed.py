@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, bindparam, func, select, update
 
 from contextkit.arrow import Column
 from contextkit.connection import translated_errors
+from contextkit.counts import positive
 from contextkit.errors import DimensionError
 from contextkit.frames import to_frame
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
@@ -81,8 +82,7 @@ def embed_missing(
     >>> len(done), done.attrs["left"]
     (48, 0)
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size is a whole number of at least 1, not {batch_size!r:.40}")
+    batch_size = positive("batch_size", batch_size)
     if not callable(embedder):
         raise TypeError(f"an embedder is a callable from texts to vectors, not {type(embedder).__name__}")
     missing = select_missing(*where)

@@ -1,9 +1,12 @@
 """Embedders that are ready made: lexical and offline, a model on this machine, or a server's."""
 
+import os
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +15,7 @@ from contextkit.embed import Embedder, Vectors
 from contextkit.errors import ContextkitError, ContextkitWarning, DimensionError
 from contextkit.extras import needed
 from contextkit.models import EMBEDDING_DIMENSIONS
+from contextkit.secret import Secret
 
 REQUEST_INPUTS = 2048
 REQUEST_TOKENS = 300_000
@@ -88,18 +92,18 @@ def openai_embedder(model: str = "text-embedding-3-small", *, base_url: str | No
 
     Args:
         model: its vectors have to be 1536 long; text-embedding-3-large is asked for that length.
-        base_url: of the API, such as http://localhost:8000/v1; OPENAI_BASE_URL, else OpenAI's, by default.
+        base_url: of the API, such as http://localhost:8000/v1; OPENAI_BASE_URL, else OpenAI's, by default. A user and
+            password in it are sent in place of the key.
 
     Raises:
         MissingExtraError: openai is not installed.
+        ValueError: base_url cannot be read.
         ContextkitError: there is no key. The embedder raises it where the API refuses, and ValueError where a
             reply does not hold one vector per text.
     """
     openai = needed("openai", "openai")
-    try:
-        client = openai.OpenAI(base_url=base_url, max_retries=RETRIES)
-    except openai.OpenAIError:
-        raise ContextkitError("no key for the embeddings API; set OPENAI_API_KEY in the environment") from None
+    base_url = Secret(base_url or os.environ.get("OPENAI_BASE_URL", ""))  # no traceback's locals show it
+    client = _client(openai, base_url)
     options = {"dimensions": EMBEDDING_DIMENSIONS} if model == "text-embedding-3-large" else {}
 
     def request(texts: list[str]) -> list[list[float]]:
@@ -125,6 +129,28 @@ def openai_embedder(model: str = "text-embedding-3-small", *, base_url: str | No
             ) from None
 
     return embed
+
+
+def _client(openai: ModuleType, base_url: str) -> Any:
+    """Give a client of the official package; its logs name the URL, so without the user and password in it."""
+    failed: Exception
+    try:
+        place, headers = _without_userinfo(base_url)
+        return openai.OpenAI(base_url=place or None, max_retries=RETRIES, default_headers=headers)
+    except openai.OpenAIError:
+        failed = ContextkitError("no key for the embeddings API; set OPENAI_API_KEY in the environment")
+    except Exception:  # noqa: BLE001 - of the client's HTTP library, whose text repeats what may be a password
+        failed = ValueError("base_url cannot be read as a URL; give one such as http://localhost:8000/v1")
+    raise failed  # not in its course, where the locals show it, too
+
+
+def _without_userinfo(url: str) -> tuple[Secret, dict[str, Secret]]:
+    parts = urlsplit(url)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    known = b64encode(unquote_to_bytes(f"{user}:{password}")).decode()
+    headers = {"Authorization": Secret(f"Basic {known}")} if userinfo else {}
+    return Secret(urlunsplit(parts._replace(netloc=host))), headers
 
 
 def _requests(texts: list[str]) -> Iterator[list[str]]:

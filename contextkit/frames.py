@@ -15,11 +15,11 @@ from sqlalchemy.sql.expression import Select, SelectBase, TextClause
 
 from contextkit.arrow import BULK_ROWS, Column, fetch
 from contextkit.connection import translated_errors
+from contextkit.counts import positive
 from contextkit.errors import LineageError, NotFoundError
 from contextkit.gathered import ALLOCATOR
 from contextkit.models import canonical_ids
 from contextkit.parallel import fetch_parallel
-from contextkit.partitions import positive
 from contextkit.queries import (
     Condition,
     after_message,
@@ -54,10 +54,12 @@ NEVER_NULL = frozenset(
         "version",
     ]
 )
+TIMES = pa.timestamp("us", tz="UTC")
+NO_TIME = pa.scalar(pd.NaT.value, pa.int64()).cast(TIMES)
 # What pyarrow makes of these by itself is the same, but takes it longer than a small read takes.
 NOT_NULL: dict[pa.DataType, Any] = {
     pa.large_string(): pd.StringDtype(na_value=np.nan),
-    pa.timestamp("us", tz="UTC"): pd.DatetimeTZDtype("us", "UTC"),
+    TIMES: pd.DatetimeTZDtype("us", "UTC"),
 }
 NULLABLE = NOT_NULL | {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 BULK_HISTORIES = 20
@@ -378,8 +380,7 @@ def _array(column: Column) -> ExtensionArray | NDArray[Any]:
 
 def _times(values: pa.ChunkedArray, dtype: pd.DatetimeTZDtype) -> ExtensionArray:
     if values.null_count:  # pandas has the allocator of Arrow's do this, which keeps what it frees
-        missing = pa.scalar(pd.NaT.value, pa.int64()).cast(values.type)
-        values = pc.call_function("coalesce", [values, missing], memory_pool=ALLOCATOR)
+        values = pc.call_function("coalesce", [values, NO_TIME], memory_pool=ALLOCATOR)
     array: ExtensionArray = dtype.__from_arrow__(values).copy()  # see above
     return array
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from contextkit.vectors import grown, room
 
@@ -34,6 +35,11 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 }
 BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
 
+MOST_PIECE_BYTES = 16 * 2**20
+
+_Offsets = NDArray[np.int64]
+_Bytes = NDArray[np.uint8]
+
 _DIGITS = np.dtype("V8, V4, V4, V4, V12")
 _UUID_TEXT = np.dtype("V8, S1, V4, S1, V4, S1, V4, S1, V12")
 """A field of digits, then one of a dash, and so on."""
@@ -54,9 +60,9 @@ def gathered(kind: str, rows: int) -> Gathered:
     if kind in ("json", "jsonb"):
         return _Documents()
     if kind == "uuid":
-        return _Texts(_uuid_texts)
+        return _Texts(_uuid_parts)
     type_ = ARROW_TYPES[kind]
-    return _Texts(_own_texts) if pa.types.is_large_string(type_) else _Fixed(type_, rows)
+    return _Texts(_text_parts) if pa.types.is_large_string(type_) else _Fixed(type_, rows)
 
 
 class _Documents:
@@ -73,14 +79,38 @@ class _Documents:
 class _Texts:
     """Left in pieces: they may be most of the result, and would be there twice while they are joined."""
 
-    def __init__(self, convert: Callable[[pa.Array], pa.LargeStringArray]) -> None:
-        self._convert = convert
+    def __init__(self, parts: Callable[[pa.Array], tuple[_Offsets, _Bytes]]) -> None:
+        self._parts = parts
         self._chunks: list[pa.LargeStringArray] = []
+        self._gathered = 0  # bytes, in all pieces
+        self._begin(0)
+
+    def _begin(self, least: int) -> None:
+        # As large as the system gives in huge pages, where that is little of the whole: it takes 4 KiB at a time else.
+        self._text = np.empty(max(least, min(self._gathered // 4, MOST_PIECE_BYTES)), np.uint8)
+        self._used = 0
+        self._offsets: list[_Offsets] = [np.zeros(1, np.int64)]
+        self._valid: list[pa.BooleanArray] = []
 
     def add(self, array: pa.Array) -> None:
-        self._chunks.append(self._convert(array))
+        offsets, text = self._parts(array)
+        if self._used + len(text) > len(self._text):
+            self._end()
+            self._begin(len(text))
+        start, self._used = self._used, self._used + len(text)
+        self._text[start : self._used] = text
+        self._gathered += len(text)
+        self._offsets.append(offsets[1:] + (start - offsets[0]))
+        self._valid.append(_valid(array))
+
+    def _end(self) -> None:
+        offsets = np.concatenate(self._offsets)
+        buffers = [_bits(self._valid), pa.py_buffer(offsets), pa.py_buffer(self._text[: self._used])]
+        if len(offsets) > 1:
+            self._chunks.append(pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers))
 
     def finish(self) -> pa.ChunkedArray:
+        self._end()
         return pa.chunked_array(self._chunks, pa.large_string())
 
 
@@ -102,7 +132,7 @@ class _Fixed:
         self._values = grown(self._values, self._rows)
         values = np.frombuffer(stored.buffers()[1] or b"", self._values.dtype)
         self._values[start : self._rows] = values[stored.offset : stored.offset + len(stored)]
-        self._valid.append(pa.concat_arrays([stored.is_valid()], ALLOCATOR))
+        self._valid.append(_valid(stored))
 
     def finish(self) -> pa.ChunkedArray:
         buffers = [_bits(self._valid), pa.py_buffer(self._values[: self._rows])]
@@ -110,20 +140,25 @@ class _Fixed:
         return pa.chunked_array([array.cast(self._type)])
 
 
-def _own_texts(array: pa.StringArray) -> pa.LargeStringArray:
-    return pa.concat_arrays([array], ALLOCATOR).cast(pa.large_string(), memory_pool=ALLOCATOR)
+def _text_parts(array: pa.StringArray) -> tuple[_Offsets, _Bytes]:
+    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+    text = np.frombuffer(array.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    return offsets.astype(np.int64), text
 
 
-def _uuid_texts(array: pa.FixedSizeBinaryArray) -> pa.LargeStringArray:
+def _uuid_parts(array: pa.FixedSizeBinaryArray) -> tuple[_Offsets, _Bytes]:
     """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
     start, rows = array.offset, len(array)
     digits = np.frombuffer(hexlify(array.buffers()[1][16 * start : 16 * (start + rows)]), _DIGITS)
     texts = np.full(36 * rows, ord("-"), np.uint8)
     for place in range(5):
         texts.view(_UUID_TEXT)[f"f{2 * place}"] = digits[f"f{place}"]
-    offsets = np.arange(0, 36 * (rows + 1), 36, dtype=np.int64)
-    buffers = [_bits([array.is_valid()]), pa.py_buffer(offsets), pa.py_buffer(texts)]
-    return pa.Array.from_buffers(pa.large_string(), rows, buffers)
+    return np.arange(0, 36 * (rows + 1), 36, dtype=np.int64), texts
+
+
+def _valid(array: pa.Array) -> pa.BooleanArray:
+    """Which values are not null, in memory of its own."""
+    return pa.concat_arrays([array.is_valid()], ALLOCATOR)
 
 
 def _bits(valid: list[pa.BooleanArray]) -> pa.Buffer | None:

@@ -6,7 +6,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import ARRAY, Connection, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
 from sqlalchemy.exc import CompileError, InvalidRequestError
 
@@ -22,6 +22,8 @@ class _Compiler(PGCompiler_psycopg):
         sql = str(super().render_literal_value(value, type_))  # type: ignore[no-untyped-call]
         if isinstance(value, date | time):  # a bare text would be one
             return f"{sql}::{_time_type(value)}"
+        if isinstance(type_, ARRAY):  # an array of bare texts would be one of text, and an empty one of nothing
+            return f"{sql}::{self.dialect.type_compiler_instance.process(type_)}"
         return f"({sql})" if sql.startswith("-") else sql  # with a minus before it, it would begin a comment
 
 

@@ -14,19 +14,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select
 
-from contextkit.arrow import Column, Expected, execute_bulk, fetch, has_vectors
-from contextkit.bulk import bulk_in_place_of
+from contextkit.arrow import Column, execute_bulk, fetch, vector_bytes
+from contextkit.bulk import Line, bulk_in_place_of
 from contextkit.connection import reads_in_bulk, settings_of, translated_errors
 from contextkit.connection.driver import state_of
 from contextkit.interrupts import start
 from contextkit.literals import literal_sql
 from contextkit.models import Message
 from contextkit.partitions import Partition, partitions_of
+from contextkit.plans import Expected
 from contextkit.queries import select_embedding_dimensions
 from contextkit.vectors import fixed_size_lists, of_one_length
 
 _Result = TypeVar("_Result")
 Matrix = NDArray[np.float32]
+ONE_SNAPSHOT = "set transaction isolation level repeatable read"
 SNAPSHOT_IS_GONE = "55000"
 """The SQLSTATE of it."""
 
@@ -89,50 +91,41 @@ class _Reading:
 
     def columns(self, partitions: Select[*tuple[Any, ...]]) -> Columns:
         """Columns of the statement, or None if bulk does not read them."""
-        with self._cursor() as cursor:
-            ((snapshot,),) = self._rows(cursor, "select pg_export_snapshot()")
+        with self.bulk.cursor(ONE_SNAPSHOT) as line:
+            ((snapshot,),) = self._rows(line, "select pg_export_snapshot()")
             sql = self._sql(partitions)
             if sql is None:
                 return None
-            parts = partitions_of(self._rows(cursor, sql))
-            matrix = self._matrix(cursor, sum(part.rows for part in parts))
+            parts = partitions_of(self._rows(line, sql))
+            matrix = self._matrix(line, sum(part.rows for part in parts))
             ends = np.cumsum([part.rows for part in parts])[:-1]
             slices = [None] * len(parts) if matrix is None else np.split(matrix, ends)
             first, *others = zip(parts, slices, strict=True)
-            tasks = [partial(self._read, cursor, *first)]
+            tasks = [partial(self._read, line, *first)]
             tasks += [partial(self._read_beside, snapshot, *other) for other in others]
             read = _at_once(tasks, self.bulk.cancel)
         return _joined(read, parts, matrix)
 
-    @contextmanager
-    def _cursor(self, snapshot: str | None = None) -> Iterator[Any]:
-        with self.bulk.cursor() as cursor:
-            with self.bulk.waiting():
-                cursor.execute("set transaction isolation level repeatable read")
-                if snapshot is not None:
-                    cursor.execute(f"set transaction snapshot '{snapshot}'")
-            yield cursor
-
-    def _matrix(self, cursor: Any, rows: int) -> Matrix | None:
+    def _matrix(self, line: Line, rows: int) -> Matrix | None:
         """Room for all embeddings, if there are any and their length is declared."""
-        if not has_vectors(self._statement):
+        if not vector_bytes(self._statement):
             return None
-        ((length,),) = self._rows(cursor, str(self._sql(select_embedding_dimensions())))
+        ((length,),) = self._rows(line, str(self._sql(select_embedding_dimensions())))
         return np.empty((rows, length), np.float32) if length > 0 else None
 
     def _read_beside(self, snapshot: str, part: Partition, target: Matrix | None) -> Columns:
-        with self._cursor(snapshot) as cursor:
-            return self._read(cursor, part, target)
+        with self.bulk.cursor(ONE_SNAPSHOT, f"set transaction snapshot '{snapshot}'") as line:
+            return self._read(line, part, target)
 
-    def _read(self, cursor: Any, part: Partition, target: Matrix | None) -> Columns:
+    def _read(self, line: Line, part: Partition, target: Matrix | None) -> Columns:
         sql = self._sql(self._statement.where(*part.holds(Message.context_id)))
-        expected = Expected(part.rows, has_vectors(self._statement))
-        return None if sql is None else execute_bulk(self.bulk, cursor, sql, expected, target)
+        size = Expected(part.rows, vector_bytes(self._statement))
+        return None if sql is None else execute_bulk(self.bulk, line, sql, size, target)
 
-    def _rows(self, cursor: Any, sql: str) -> list[Any]:
-        with self.bulk.waiting():
-            cursor.execute(sql)
-            rows: list[Any] = cursor.fetchall()
+    def _rows(self, line: Line, sql: str) -> list[Any]:
+        line.execute(sql)
+        with line.waiting():
+            rows: list[Any] = line.cursor.fetchall()
         return rows
 
     def _sql(self, statement: Select[*tuple[Any, ...]]) -> str | None:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
 from sqlalchemy.orm import InstrumentedAttribute
 
 from contextkit.queries import Condition
@@ -33,14 +32,3 @@ def partitions_of(counted: Iterable[Any]) -> list[Partition]:
     places = [(str(first_id), int(rows)) for first_id, rows in counted] or [("", 0)]
     starts = [None, *(first_id for first_id, _ in places[1:]), None]
     return [Partition(first, end, rows) for (first, end), (_, rows) in zip(pairwise(starts), places, strict=True)]
-
-
-def positive(name: str, value: object) -> int:
-    """The number given for an argument of that name.
-
-    Raises:
-        ValueError: it is no whole number of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} is a whole number of at least 1, not {value!r:.40}")
-    return int(value)

@@ -16,6 +16,7 @@ from contextkit import (
     append_messages,
     arrow,
     connect,
+    contexts_df,
     fork_context,
     forks_df,
     load_sample,
@@ -178,13 +179,24 @@ def test_reading_on_an_engine_that_writes_only_reads(
 
 
 @pytest.mark.parametrize("rows", [1, 9000])
-def test_several_statements_at_once_are_refused(engine: Engine, rows: int) -> None:
-    several = text(f"select i from generate_series(1, {rows}) i; select 2 as j")
+@pytest.mark.parametrize("first", ["select i from generate_series(1, {}) i", "commit", "select {}; commit"])
+def test_several_statements_at_once_are_refused_before_one_of_them_runs(engine: Engine, rows: int, first: str) -> None:
+    several = text(f"{first.format(rows)}; insert into contexts default values returning 2 as j")
     for each in (engine, engine.execution_options()):
-        with pytest.raises(ValueError, match=r"several statements|cannot be read"):
+        with pytest.raises(ValueError, match="several statements"):
             read_df(each, several)
     with begin_listener(engine), pytest.raises(ValueError, match="several statements"):
         read_df(engine, several)
+    hidden = select(text("1; commit; insert into contexts default values returning 2"))
+    with pytest.raises(ValueError, match="several statements"):
+        read_df(engine, hidden)
+    assert contexts_df(engine).empty
+
+
+@pytest.mark.parametrize("statement", ["set work_mem = '1MB'", "notify something", "commit"])
+def test_a_statement_without_rows_is_refused(engine: Engine, statement: str) -> None:
+    with pytest.raises(ValueError, match="gives no rows"):
+        read_df(engine, text(statement))
 
 
 def test_a_connection_that_a_listener_opened_is_used_as_it_is(engine: Engine, database_url: str) -> None:

@@ -915,7 +915,18 @@ def test_both_drivers_give_up_a_network_that_is_gone() -> None:
     assert given["tcp_user_timeout"] == ["7"]
 
 
-@pytest.mark.parametrize("numbers", [{"pool_size": 0}, {"idle_timeout": 0}, {"connect_timeout": -1.0}])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"pool_size": 0},
+        {"pool_size": 2.5},
+        {"pool_size": True},
+        {"idle_timeout": 0},
+        {"connect_timeout": "5"},
+        {"connect_timeout": -1.0},
+        {"statement_timeout": 3e6},
+    ],
+)
 def test_numbers_out_of_range_are_refused(numbers: dict[str, Any]) -> None:
     (name,) = numbers
     with pytest.raises(ValueError, match=name):

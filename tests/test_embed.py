@@ -1,13 +1,16 @@
 """Embeddings filled in: whole batches or nothing, each row once, and three embedders."""
 
+import logging
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from traceback import TracebackException
 from typing import Any
 
 import numpy as np
@@ -553,6 +556,33 @@ def test_a_refusal_is_told_at_once_without_key_or_content(api: Api, engine: Engi
     assert caught.value.__suppress_context__
     assert KEY not in str(caught.value)
     assert "private" not in str(caught.value)
+
+
+def test_a_password_in_the_base_url_is_sent_and_shown_nowhere(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    known, url = b64encode(b"user:s/esame7").decode(), api.url.replace("//", "//user:s%2Fesame7@")
+    openai_embedder(base_url=url)(["a"])
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    embedder = openai_embedder()
+    api.failures = ["unauthorized"]
+    with pytest.raises(ContextkitError, match="401") as refused:
+        embedder(["a"])
+    assert api.keys == [f"Basic {known}"] * 2
+    with pytest.raises(ValueError, match="base_url cannot be read") as unread:
+        openai_embedder(base_url="http://user:esame7/@127.0.0.1")
+    assert "/v1/embeddings" in caplog.text
+    shown = caplog.text + shown_with_locals(refused.value) + shown_with_locals(unread.value)
+    assert "esame7" not in shown
+    assert known not in shown
+
+
+def shown_with_locals(error: BaseException) -> str:
+    """What a traceback tells beyond the test's own frame."""
+    assert error.__traceback__ is not None
+    beyond = error.__traceback__.tb_next
+    return "".join(TracebackException(type(error), error, beyond, capture_locals=True).format())
 
 
 def test_what_does_not_pass_by_is_given_up(api: Api, engine: Engine) -> None:

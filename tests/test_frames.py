@@ -14,6 +14,8 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    Uuid,
+    any_,
     cast,
     create_engine,
     event,
@@ -48,6 +50,7 @@ from contextkit import (
     select_history,
     select_messages,
 )
+from contextkit.plans import Expected
 from contextkit.vectors import VectorColumn
 from tests.test_connection import until
 
@@ -199,9 +202,7 @@ def test_rows_of_many_batches_are_kept_however_many_the_planner_expected(
     pooled = read_df(reader, statement)
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
     real = arrow._fetch_bulk
-    monkeypatch.setattr(
-        arrow, "_fetch_bulk", lambda bulk, sql, _expected: real(bulk, sql, arrow.Expected(expected, vectors=True))
-    )
+    monkeypatch.setattr(arrow, "_fetch_bulk", lambda bulk, sql, _size: real(bulk, sql, Expected(expected, 10_000)))
     pd.testing.assert_frame_equal(read_df(reader, statement), pooled)
 
 
@@ -262,6 +263,8 @@ def test_values_of_every_kind_work_in_conditions(engine: Engine, monkeypatch: py
         Context.name == "one",
         cast(Message.role, Text).like("us%"),
         Message.content == func.any(cast(["x", "y"], ARRAY(Text))),
+        Message.id == any_(literal(written["message_id"].tolist(), ARRAY(Uuid(as_uuid=False)))),
+        Message.content != func.all(literal([], ARRAY(Text))),
     ):
         assert len(messages_df(engine, condition)) == 1, str(condition)
     with pytest.raises(ValueError, match="a UUID is expected"):

@@ -1,12 +1,14 @@
 """No text reaches a statement unbound or unescaped: each string argument of each function is given what attacks SQL."""
 
 import json
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from sqlalchemy.engine import ExceptionContext
 from typer.testing import CliRunner
 
 import contextkit as ck
-from contextkit import Context, ContextkitError, Message, arrow, connect
+from contextkit import Context, ContextkitError, Message, arrow, connect, embedders
 from contextkit.cli import app
 from contextkit.distributed import histories_dask, messages_dask
 from contextkit.explore.finding import Search
@@ -147,11 +149,27 @@ def partitioned(world: World, value: str) -> bool:
 
 
 def with_model(world: World, value: str) -> bool:
-    """Embedded by a model of that name, which the server of embeddings is told and no other."""
+    """Embedded by a model of that name for a user with that password: the server of embeddings is told, no other."""
     with api_server() as api:
-        embedder = ck.openai_embedder(value, base_url=api.url)
+        base_url = api.url.replace("//", f"//user:{quote(value, '', errors='surrogatepass')}@")
+        embedder = ck.openai_embedder(value, base_url=base_url)
         found = ck.search_df(world.engine, "or", on_content(value), k=2, mode="semantic", embedder=embedder)
-    return len(found) == 1 and {asked["model"] for asked in api.asked} == {value}
+    known = b64encode(f"user:{value}".encode()).decode()
+    return (
+        len(found) == 1 and {asked["model"] for asked in api.asked} == {value} and set(api.keys) == {f"Basic {known}"}
+    )
+
+
+def with_base_url(form: str) -> Try:
+    """Embedded by a server of that address."""
+
+    def attempt(world: World, value: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch, api_server() as api:
+            patch.setattr(embedders, "RETRIES", 0)
+            embedder = ck.openai_embedder("m", base_url=form.format(value=value, url=api.url))
+            return ck.search_df(world.engine, "or", k=2, mode="semantic", embedder=embedder)
+
+    return attempt
 
 
 def imported(world: World, value: str) -> bool:
@@ -244,7 +262,7 @@ DATA: dict[str, Try] = {
     ),
     "messages_dask where": on_workers(messages_dask, on_content),
     "histories_dask where": on_workers(histories_dask, lambda value: Context.id.in_(_with_content(value))),
-    "openai_embedder model": with_model,
+    "openai_embedder model and password": with_model,
     "import_file content": imported,
     "export_file content": exported,
     "export_file content, by partitions": partitioned,
@@ -254,7 +272,7 @@ DATA: dict[str, Try] = {
 DEAR = (
     *("forks_df where", "select_forks where", "preferences_df where", "export_file content", "file names"),
     *("messages_df where, by partitions", "messages_dask where", "histories_dask where"),
-    *("export_file content, by partitions", "openai_embedder model"),
+    *("export_file content, by partitions", "openai_embedder model and password"),
 )
 """Those that take longest."""
 TURNS = {name: 5 if name in DEAR else 1 if name == "stored" else 2 for name in DATA}
@@ -318,6 +336,10 @@ REFUSED: dict[str, Try] = {
     "import_file on_error": lambda w, v: ck.import_file(w.engine, w.folder, on_error=v, progress=False),  # type: ignore[arg-type]  # as users may
     "export_file format": lambda w, v: ck.export_file(w.engine, w.folder / "a", format=v, progress=False),
     "generate slug": one_of(ck.generate),
+    "openai_embedder base_url": with_base_url("{value}"),
+    "openai_embedder port of base_url": with_base_url("http://127.0.0.1:{value}/v1"),
+    "openai_embedder path of base_url": with_base_url("{url}/{value}"),
+    "openai_embedder query of base_url": with_base_url("{url}?{value}"),
     "connect url": lambda w, v: connect(v),
     "connect database": lambda w, v: ck.contexts_df(connect(w.engine.url.set(database=v))),
     "connect user": lambda w, v: ck.contexts_df(connect(w.engine.url.set(username=v))),

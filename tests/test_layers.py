@@ -13,6 +13,7 @@ import contextkit
 PACKAGE = Path(contextkit.__file__).parent
 ORDER = [
     "errors",
+    "counts",
     "secret",
     "extras",
     "visible",

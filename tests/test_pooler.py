@@ -264,14 +264,24 @@ def test_a_lock_of_one_client_keeps_another_from_building(
 def test_a_pooler_is_not_asked_again_about_processes_that_it_does_not_know(
     wide: Pooler, direct_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = make_url(direct_url).database
+    database, asked = make_url(direct_url).database, []
+
+    def found(partner: silence.Partner, *arguments: Any) -> Any:
+        asked.append(partner)
+        return unpatched(partner, *arguments)
+
+    unpatched = silence.Partner._found
+    monkeypatch.setattr(silence.Partner, "_found", found)
     with running_proxy(str(wide.folder / ".s.PGSQL.5432")) as proxy:
         engine = connect(f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}")
         with engine.connect() as connection:
             monkeypatch.setattr(silence, "time", clock := Clock())
             clock.step = 2.0
             assert connection.scalar(text("select 7 from pg_sleep(1)")) == 7
-            driver: Any = connection.connection.driver_connection
-            assert driver._partner.asked == float("inf")
+            assert len(asked) == 1
+            sleeps = text("select i, case i when 9000 then pg_sleep(1)::text end as x from generate_series(1, 9000) i")
+            assert len(ck.read_df(engine, sleeps)) == 9000
+            assert len(asked) == 2
             clock.step = 0
+        assert [partner.asked for partner in asked] == [float("inf")] * 2
         engine.dispose()

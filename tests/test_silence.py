@@ -1,10 +1,13 @@
 """Who is waited for and who is not, by a clock that the tests set."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from sqlalchemy import Engine, make_url, text
 import contextkit.connection.silence as silence_module
 import contextkit.gathered as gathered_module
 from contextkit import DatabaseUnavailableError, connect, read_df
-from contextkit.bulk import Bulk
-from contextkit.connection.silence import Partner, Silence, SilentError, WatchedConnection
+from contextkit.bulk import SLOWEST, Bulk, Line
+from contextkit.connection import watch_of
+from contextkit.connection.silence import FIRST_WAIT, FrozenError, Partner, Silence, SilentError, WatchedConnection
 from contextkit.server import SOCKET
 from tests.faults.proxy import Plan, Proxy, running_proxy
 from tests.test_connection import until
@@ -140,17 +144,13 @@ def engine(proxy: Proxy) -> Iterator[Engine]:
     engine.dispose()
 
 
-def test_in_bulk_silence_counts_while_the_driver_is_waited_for(
-    engine: Engine, listener: socket.socket, clock: Clock
-) -> None:
-    with engine.connect() as connection:
-        bulk = Bulk(connection)
-    bulk._silence = silence_at(listener, clock)
+def test_in_bulk_silence_counts_while_the_driver_is_waited_for(listener: socket.socket, clock: Clock) -> None:
+    line = Line(silence_at(listener, clock), None)
     listener.close()
-    assert seconds_until_given_up(bulk._check, clock) == float("inf")
-    with bulk.waiting():
-        assert PATIENCE <= seconds_until_given_up(bulk._check, clock) <= PATIENCE * 5 / 4
-    assert seconds_until_given_up(bulk._check, clock) == float("inf")
+    assert seconds_until_given_up(line.check, clock) == float("inf")
+    with line.waiting():
+        assert PATIENCE <= seconds_until_given_up(line.check, clock) <= PATIENCE * 5 / 4
+    assert seconds_until_given_up(line.check, clock) == float("inf")
 
 
 def test_what_has_arrived_in_bulk_may_be_decoded_for_longer_than_a_statement_may_take(
@@ -163,8 +163,9 @@ def test_what_has_arrived_in_bulk_may_be_decoded_for_longer_than_a_statement_may
         checks.release()
 
     def decode(*arguments: Any) -> Any:
-        clock.now += 1000
-        assert all(checks.acquire(timeout=60) for _ in range(3))
+        for _ in range(4):
+            clock.now += 1000
+            assert all(checks.acquire(timeout=60) for _ in range(3))
         return decoded(*arguments)
 
     unpatched, decoded = Bulk._check, gathered_module._Documents.add
@@ -264,7 +265,7 @@ def test_a_statement_that_is_still_on_its_way_is_waited_for(
 ) -> None:
     left = iter(range(10**6, 0, -1))
     monkeypatch.setattr(WatchedConnection, "unsent", property(lambda _connection: next(left)))
-    monkeypatch.setattr(Partner, "_waits", lambda _partner, _asking: True)
+    monkeypatch.setattr(Partner, "_found", lambda _partner, _asking, connection: (connection.unsent,))
     began = clock.now
     with endless.connect() as connection:
         assert connection.scalar(text("select 7 from pg_sleep(1)")) == 7
@@ -276,3 +277,149 @@ def test_a_statement_that_the_server_works_at_is_waited_for_however_long(endless
     with endless.connect() as connection:
         assert connection.scalar(text("select 7 from pg_sleep(1)")) == 7
     assert clock.now - began > 5 * PATIENT
+
+
+MANY = "select i, {} as x from generate_series(1, 9000) i"
+
+
+def test_a_statement_that_the_server_works_at_in_bulk_is_waited_for_however_long(endless: Engine, clock: Clock) -> None:
+    began = clock.now
+    assert len(read_df(endless, text(MANY.format("case i when 9000 then pg_sleep(1)::text end")))) == 9000
+    assert clock.now - began > 5 * PATIENT
+
+
+@pytest.mark.parametrize("sent", ["transaction_read_only", "COPY ("])
+def test_a_read_in_bulk_is_given_up_whose_server_waits_for_it_or_for_its_beginning(
+    endless: Engine, proxy: Proxy, server_url: str, sent: str
+) -> None:
+    running = "select from pg_stat_activity where query like 'COPY%frozen here%' and pid <> pg_backend_pid()"
+    with psycopg.connect(server_url, autocommit=True) as other:
+        proxy.plan(Plan("freeze", message=sent.encode(), arrives=True))
+        with pytest.raises(DatabaseUnavailableError, match="lost; run it again"):
+            read_df(endless, text(MANY.format("'frozen here'")))
+        assert until(lambda: other.execute(running).fetchone() is None)
+    proxy.heal()
+
+
+FROZEN = """
+import contextkit.bulk, contextkit.connection.silence
+from sqlalchemy import text
+from contextkit import DatabaseUnavailableError, connect, read_df
+
+contextkit.bulk.PATIENCE = contextkit.connection.silence.FIRST_WAIT = 0.1
+try:
+    read_df(connect({url!r}), text({sql!r}))
+except DatabaseUnavailableError:
+    print("given up")
+"""
+
+
+def test_a_program_ends_whose_read_in_bulk_was_given_up(proxy: Proxy) -> None:
+    proxy.plan(Plan("freeze", message=b"COPY (", arrives=True))
+    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?connect_timeout=1"
+    program = FROZEN.format(url=url, sql=MANY.format("'a'"))
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "given up\n", "")
+    proxy.heal()
+
+
+# What may be lost is sent again first
+
+
+class Quiet:
+    """A connection of which no more is seen than that nothing comes."""
+
+    unsent = 0
+
+    def is_quiet(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def reading(engine: Engine, server_url: str) -> Iterator[tuple[Partner, psycopg.Connection[Any]]]:
+    """A connection and its partner, which is asked over another."""
+    with psycopg.connect(server_url, autocommit=True) as reading, engine.connect() as connection:
+        watch, pid = watch_of(connection), reading.info.backend_pid
+        waits = text(f"select from pg_stat_activity where pid = {pid} and wait_event = 'ClientRead'")
+        assert until(lambda: connection.execute(waits).first() is not None)
+        assert watch is not None
+        yield Partner(pid, watch[1].open_, PATIENT), reading
+
+
+@pytest.mark.parametrize("away", [0.0, 15.0])
+def test_a_process_that_waits_is_asked_again_when_tcp_has_sent_anew_what_was_lost_until_it_was_asked(
+    reading: tuple[Partner, Any], clock: Clock, away: float
+) -> None:
+    partner, _ = reading
+    open_, began = partner.open_, clock.now
+
+    def opened() -> WatchedConnection:
+        clock.now += away
+        return open_()
+
+    partner.open_ = opened
+    clock.now += PATIENT
+    partner.check(began, Quiet())
+    assert partner.found is not None
+    clock.now += clock.now - began + FIRST_WAIT - 0.1
+    partner.check(began, Quiet())
+    clock.now += 0.2
+    with pytest.raises(FrozenError):
+        partner.check(began, Quiet())
+
+
+def test_a_network_that_was_away_when_a_process_was_asked_again_begins_anew(
+    reading: tuple[Partner, Any], clock: Clock
+) -> None:
+    partner, _ = reading
+    open_, began = partner.open_, clock.now
+
+    def fail() -> WatchedConnection:
+        raise psycopg.OperationalError("away")
+
+    for seconds, opened in ((PATIENT, open_), (PATIENT + FIRST_WAIT, fail), (PATIENT + FIRST_WAIT, open_)):
+        partner.open_ = opened
+        clock.now += seconds
+        partner.check(began, Quiet())
+    clock.now += clock.now - began + FIRST_WAIT - 0.1
+    assert partner.found is not None
+    partner.check(began, Quiet())
+    clock.now += 0.2
+    assert is_given_up(partner, began, clock)
+
+
+def test_a_long_statement_in_bulk_has_time_to_be_sent(
+    reading: tuple[Partner, Any], engine: Engine, clock: Clock
+) -> None:
+    partner, _ = reading
+    with engine.connect() as connection:
+        watch = watch_of(connection)
+    assert watch is not None
+    line = Line(replace(watch[0], longest=None), partner)
+    with line.waiting(int(1000 * SLOWEST)):
+        clock.now += 1000
+        line.check()
+        assert partner.asked == float("-inf")
+        clock.now += 2 * PATIENT
+        line.check()
+        assert partner.found is not None
+
+
+def test_rows_that_are_sent_over_a_slow_network_are_waited_for(reading: tuple[Partner, Any], clock: Clock) -> None:
+    partner, connection = reading
+    began = clock.now
+    with connection.cursor().copy("copy (select repeat('x', 10000) from generate_series(1, 50000)) to stdout") as rows:
+        for _ in range(4):
+            assert all(rows.read() for _ in range(500))  # more than is on its way
+            assert not is_given_up(partner, began, clock)
+        assert any(is_given_up(partner, began, clock) for _ in range(4))
+    connection.close()
+
+
+def is_given_up(partner: Partner, since: float, clock: Clock) -> bool:
+    clock.now += 1000
+    try:
+        partner.check(since, Quiet())
+    except FrozenError:
+        return True
+    return False

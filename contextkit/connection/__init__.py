@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -29,7 +30,7 @@ from contextkit.connection.driver import (
     unreachable,
 )
 from contextkit.connection.pool import IdleCloser, Pool
-from contextkit.connection.silence import Silence, SilentError, WatchedConnection
+from contextkit.connection.silence import Partner, Silence, SilentError, WatchedConnection
 from contextkit.connection.url import (
     KNOWN_PARAMETERS,
     Secrets,
@@ -40,6 +41,7 @@ from contextkit.connection.url import (
     prepared,
     sealed,
 )
+from contextkit.counts import positive
 from contextkit.errors import ContextkitError, ReadOnlyError
 from contextkit.secret import Secret, without_history
 from contextkit.server import EmbeddedServer
@@ -60,12 +62,14 @@ __all__ = [
     "reads_in_bulk",
     "separate_engine",
     "settings_of",
-    "silence_of",
     "translated_errors",
     "unreachable",
+    "watch_of",
 ]
 
 POOL_WAIT = 10.0
+MOST_SECONDS = 2**31 // 1000
+"""PostgreSQL counts milliseconds in 32 bits."""
 FRESH = 1.0
 """Seconds for which a connection that was given back, and has heard nothing since, counts as alive unasked."""
 
@@ -116,13 +120,13 @@ def connect(
     A network that is gone is noticed: a server that says nothing while a statement runs is asked on a new connection
     whether it still answers, and one that does not is unavailable after `connect_timeout`. One that answers is asked
     what it does: a statement that it works at may take as long as `statement_timeout` allows, and one for which it
-    waits in turn is given up after twice `connect_timeout`, as something was lost on the way. Of reads of many rows
-    that cannot be asked, behind a pooler neither, nor without a free connection: there only `statement_timeout` ends
-    such a wait.
+    waits in turn is given up as something was lost on the way, after twice `connect_timeout` and a few seconds, in
+    which TCP would have sent it again. Behind a pooler that cannot be asked, nor without a free connection: there only
+    `statement_timeout` ends such a wait.
 
     Where a connection is lost nothing is written, unless a commit was waited for: then the error says that this is
-    unknown. Where a read of many rows is given up, its connection and two threads stay until the server or the
-    operating system ends the connection; `engine.dispose()` does not.
+    unknown. Where a read of many rows is given up, its connections and the threads that wait for them stay until the
+    server or the operating system ends the connections. `engine.dispose()` does not; the end of the program does.
 
     Listeners and execution options that are set on the engine, such as a search_path, a role, a password that changes
     (`do_connect`) or a schema_translate_map, hold for every read here: all then go over the pool, and `connections` has
@@ -159,6 +163,8 @@ def connect(
 
 def settings_of(engine: Engine) -> Settings | None:
     """Give the settings of an engine from `connect`; None for any other engine."""
+    if not isinstance(engine, Engine):
+        raise TypeError(f"an engine is expected, as connect() gives one, not {type(engine).__name__}")
     return engine.get_execution_options().get("contextkit")
 
 
@@ -167,10 +173,10 @@ def reads_in_bulk(engine: Engine) -> bool:
     return settings_of(engine) is not None and not is_added_to(engine)
 
 
-def silence_of(connection: Connection) -> Silence | None:
-    """Give the silence of a connection's server from now on; None where nothing tells whether it is lost."""
+def watch_of(connection: Connection) -> tuple[Silence, Partner] | None:
+    """Give what to watch other connections to its server with; None where nothing tells whether one is lost."""
     driver = connection.connection.driver_connection
-    return driver.silence() if isinstance(driver, WatchedConnection) else None
+    return driver.watched() if isinstance(driver, WatchedConnection) else None
 
 
 def libpq_uri(engine: Engine) -> Secret:
@@ -227,14 +233,13 @@ def _direct_url(url: URL) -> URL:
 def _check_numbers(
     pool_size: int, idle_timeout: float, connect_timeout: float, statement_timeout: float | None
 ) -> None:
-    if pool_size < 1:
-        raise ValueError(f"pool_size is at least 1, not {pool_size}")
+    positive("pool_size", pool_size)
     times = {"idle_timeout": idle_timeout, "connect_timeout": connect_timeout}
     if statement_timeout is not None:
         times["statement_timeout"] = statement_timeout
     for name, value in times.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is a positive number of seconds, not {value}")
+        if not isinstance(value, Real) or not 0 < value <= MOST_SECONDS:
+            raise ValueError(f"{name} is a positive number of seconds, at most {MOST_SECONDS:,}, not {value!r:.40}")
 
 
 def _libpq_defaults(url: URL, settings: Settings) -> dict[str, Any]:

@@ -96,7 +96,10 @@ _NO_FUNCTION = (
 _OVERTAKEN = "another writer changed the same rows first, and nothing was written; run it again"
 _TABLES = "a table is missing; if it is contexts or messages, run upgrade(engine)"
 _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] = {
-    "0A000": (ContextkitError, "the server does not do that; of a partitioned table its owner builds the indexes"),
+    "0A000": (
+        ContextkitError,
+        "the server does not do that, or was built without it; indexes of a partitioned table its owner builds",
+    ),
     "22003": (ContextkitError, "a number is out of its column's range"),
     "22007": (ValueError, "a text is no time; give a datetime with a time zone"),
     "22P02": (ValueError, "a value does not fit its column: an id that is no UUID, or a role the enum lacks"),
@@ -112,7 +115,7 @@ _EXPLANATIONS: dict[str, tuple[type[ContextkitError] | type[ValueError], str]] =
     "40001": (ContextkitError, _OVERTAKEN),
     "40P01": (ContextkitError, _OVERTAKEN),
     "42501": (ContextkitError, "this role lacks a right for that; ask the database's owner to grant it"),
-    "42601": (ValueError, "the SQL cannot be read; a condition or a statement has a syntax error"),
+    "42601": (ValueError, "the SQL cannot be read: a syntax error, or several statements at once"),
     "42703": (SchemaError, "a column is missing; of contexts and messages schema_status(engine) lists those"),
     "42804": (ValueError, "a condition or value is of a type that does not fit there"),
     "42883": (ValueError, "no such function or comparison for these types; give values of the column's type"),

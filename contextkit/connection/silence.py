@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
@@ -28,15 +28,36 @@ SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
 ASKED = """
     select pg_backend_pid(), pg_postmaster_start_time(), backend_start,
         extract(epoch from clock_timestamp() - backend_start)::float,
-        coalesce(wait_event in ('ClientRead', 'ClientWrite'), false)
-    from (select) as one left join pg_stat_activity on pid = %s
+        coalesce(wait_event in ('ClientRead', 'ClientWrite'), false), bytes_processed
+    from (select %s::int as pid) as one
+    left join pg_stat_activity using (pid) left join pg_stat_progress_copy using (pid)
 """
 
 END = "select pg_terminate_backend(pid) from pg_stat_activity where pid = %s and backend_start = %s"
 
+FIRST_WAIT, LONGEST_WAIT = 3.0, 120.0
+"""Seconds after which TCP sends again what may be lost: at first at most, and at most at all."""
+
 
 class SilentError(psycopg.OperationalError, HopelessError):
-    """A connection says nothing, and its server does not answer new ones either, or waits for it in turn."""
+    """A connection says nothing, and its server does not answer new ones either."""
+
+
+class FrozenError(psycopg.OperationalError):
+    """A connection says nothing, and the server that answers others waits for it in turn."""
+
+
+class Seen(Protocol):
+    """What is seen of a connection from this side."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the other side has not taken yet, where that is known."""
+        ...
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come over it meanwhile."""
+        ...
 
 
 @dataclass
@@ -92,53 +113,68 @@ class Silence:
 class Partner:
     """The server's process of a connection, about which a server that answers is asked.
 
-    Where it waits for the connection, which waits for it, one of them sent what never arrives.
+    Where it waits for the connection, which waits for it, one of them sent what has not arrived. It may have been lost
+    for good, or on a network that was away and is back: then TCP sends it again, each time after twice as long. As the
+    network was there for the first question, what is sent again has come by the second one, which is asked when it
+    waited as long again and a little longer.
     """
 
-    pid: int
+    pid: int | None
+    """None until the connection is open, which is no work."""
     open_: "Callable[[], WatchedConnection]" = field(repr=False)
     """Opens another connection to the same server."""
     patience: float
     opened: float = field(default_factory=lambda: time.time())
-    asked: float = -math.inf
-    waited: float = -math.inf
-    """When it was last found waiting; over when something came later, or it was found at work."""
-    unsent: int = 0
-    """Bytes that were still on their way to it then."""
-    seen: tuple[Any, Any] | None = None
+    asked: float = field(default=-math.inf, init=False)
+    worked: float = field(default=-math.inf, init=False)
+    """When it was found at work last, so that nothing was lost before."""
+    found: tuple[Any, ...] | None = field(default=None, init=False)
+    """How it was found waiting, with the bytes on their way in either direction; None if it was not."""
+    pause: float = field(default=0.0, init=False)
+    """Seconds until it may be asked whether it still waits."""
+    seen: tuple[Any, Any] | None = field(default=None, init=False)
     """When the server started that it was seen on, of several behind one address, and when it did itself."""
 
-    def check(self, since: float, connection: "WatchedConnection") -> None:
-        """Raise a SilentError if it was found waiting twice in a row, with nothing heard since that time."""
+    def check(self, since: float, connection: Seen) -> None:
+        """Raise a FrozenError if it was found waiting twice alike, with nothing heard since that time."""
         now = time.monotonic()
+        if since > self.asked:
+            self.found, self.pause = None, 0.0
         # The longer a statement takes, the rarer.
-        if now - max(since, self.asked) < max(self.patience, (now - since) / 10):
+        if now - max(since, self.asked) < max(self.patience, self.pause, (now - since) / 10):
             return
-        self.asked, before, self.unsent = now, self.unsent, connection.unsent
+        self.asked = now
         try:
             with closing(self.open_()) as asking:
-                waits = self._waits(asking) and self.unsent == before
-                lost = waits and self.waited > since and connection.is_quiet()
+                found = self._found(asking, connection)
+                lost = found is not None and found == self.found and connection.is_quiet()
                 if lost and self.seen is not None:
                     asking.execute(END, [self.pid, self.seen[1]])  # or its locks may stay for hours
         except psycopg.Error:  # no connection is free, say, so nothing is known
+            self.found = None
             return
         if lost:
-            raise SilentError("the server waits, too")
-        self.waited = now if waits else -math.inf
+            raise FrozenError("the server waits, too")
+        self.asked, self.found = max(self.asked, time.monotonic()), found
+        if found is None:
+            self.worked, self.pause = self.asked, 0.0
+        else:
+            self.pause = min(self.asked - max(since, self.worked), LONGEST_WAIT) + FIRST_WAIT
 
-    def _waits(self, asking: "WatchedConnection") -> bool:
-        own, server, start, age, waits = asking.execute(ASKED, [self.pid]).fetchall()[0]
+    def _found(self, asking: "WatchedConnection", connection: Seen) -> tuple[Any, ...] | None:
+        own, server, start, age, waits, copied = asking.execute(ASKED, [self.pid]).fetchall()[0]
         if own != asking.info.backend_pid:  # a pooler gives pids of its own, and any server's process
             self.asked = math.inf
-            return False
+            return None
+        if self.pid is None:
+            return ("opening",)
         if start is None:  # it is gone, unless this is another server
-            return self.seen is not None and self.seen[0] == server
+            return ("gone",) if self.seen is not None and self.seen[0] == server else None
         # A pid is soon given anew: only one as old as this connection, to open which took a while, is its.
         if not -1 < age - (time.time() - self.opened) < self.patience + 1:
-            return False
+            return None
         self.seen = server, start
-        return bool(waits)
+        return (connection.unsent, copied) if waits else None
 
 
 def _asking(patience: float, parameters: dict[str, Any]) -> "WatchedConnection":
@@ -188,6 +224,11 @@ class WatchedConnection(psycopg.Connection[Any]):
         # What commits by itself, such as the build of an index, has no limit that ends with a transaction.
         longest = 0.0 if self._asking else None if self.autocommit else self._longest
         return Silence(*self._peer, self._patience, longest)
+
+    def watched(self) -> tuple[Silence, Partner] | None:
+        """What to watch another connection to this server with; None as of `silence`."""
+        silence = self.silence()
+        return None if silence is None or self._partner is None else (silence, self._partner)
 
     def is_quiet(self) -> bool:
         """Whether nothing has come over this connection since its last answer, such as its end."""
@@ -263,6 +304,6 @@ class WatchedConnection(psycopg.Connection[Any]):
         except StopIteration as end:
             result: _Result = end.value
             return result
-        except (StuckError, SilentError):
+        except (StuckError, SilentError, FrozenError):
             self.pgconn.finish()
             raise

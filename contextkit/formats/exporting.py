@@ -18,10 +18,11 @@ import pyarrow as pa
 from pyarrow import parquet
 from sqlalchemy import Engine
 
+from contextkit.counts import positive
 from contextkit.formats import oasst, openai, sharegpt
 from contextkit.formats.histories import History, families_df, histories_of, history_frames
 from contextkit.frames import read_df
-from contextkit.partitions import Partition, partitions_of, positive
+from contextkit.partitions import Partition, partitions_of
 from contextkit.queries import Condition, select_history_partitions
 
 Writer = Callable[[Iterable[History]], Iterator[dict[str, Any]]]

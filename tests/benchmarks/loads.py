@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pgvector.psycopg import register_vector
 from sqlalchemy import create_engine, select
 
-from contextkit import EMBEDDING_DIMENSIONS, Message, contexts_df, forks_df, messages_df
+from contextkit import EMBEDDING_DIMENSIONS, Message, contexts_df, forks_df, messages_df, select_messages
+from contextkit.literals import literal_sql
 from tests.benchmarks.ground import Database, Ground
 from tests.benchmarks.measuring import Call, Measure, compared, in_turns
 
@@ -27,6 +28,7 @@ CONTEXTS = (
     " fork_version, deleted_at from contexts"
 )
 COPY, PSYCOPG, ADBC = "COPY binary, discarded", "psycopg binary cursor, DataFrame", "ADBC by hand, DataFrame"
+SAME = "COPY binary of contextkit's statement, discarded"
 READ_SQL, TYPED, UNPARSED = (f"pandas.read_sql{how}" for how in ("", ", pgvector's type", ", vectors left as text"))
 MANY, FEW = 100_000, 10_000
 
@@ -40,8 +42,11 @@ def measure(ground: Ground) -> Iterator[Measure]:
 
 
 def _without_embeddings(database: Database) -> list[Measure]:
+    with database.engine.connect() as connection:
+        sql = literal_sql(connection, select_messages())
     calls = _calls(database.url, MESSAGES) | {"contextkit": partial(messages_df, database.engine)}
-    targets = {COPY: 1.6, READ_SQL: 1 / 3.5, PSYCOPG: None, ADBC: None}
+    calls[SAME] = partial(copy_out, database.url, str(sql))
+    targets = {COPY: 1.6, SAME: None, READ_SQL: 1 / 3.5, PSYCOPG: None, ADBC: None}
     return compared(f"messages_df, {MANY:,}", in_turns(calls), targets)
 
 

@@ -32,8 +32,6 @@ class Case:
     """Whether a second call ends where one undisturbed call does."""
     batches: bool = False
     """Whether it commits more than once or by itself, so that a part may be there, and to repeat it is right."""
-    in_bulk: bool = False
-    """Whether many rows are read, of which nobody can ask the server how far it is."""
     template: str = "filled"
 
 
@@ -94,29 +92,24 @@ HNSW = "create index contextkit_cosine_idx on messages using hnsw (embedding vec
 CASES: dict[str, Case] = {
     # reading
     "contexts_df": Case("frames", lambda e, _: ck.contexts_df(e)),
-    "forks_df": Case("frames in bulk", lambda e, _: ck.forks_df(e), in_bulk=True),
+    "forks_df": Case("frames in bulk", lambda e, _: ck.forks_df(e)),
     "messages_df": Case("frames", lambda e, _: ck.messages_df(e)),
-    "messages_df embeddings": Case("frames in bulk", lambda e, _: ck.messages_df(e, embeddings=True), in_bulk=True),
-    "messages_df connections": Case(
-        "frames in bulk", lambda e, _: ck.messages_df(e, embeddings=True, connections=2), in_bulk=True
-    ),
+    "messages_df embeddings": Case("frames in bulk", lambda e, _: ck.messages_df(e, embeddings=True)),
+    "messages_df connections": Case("frames in bulk", lambda e, _: ck.messages_df(e, embeddings=True, connections=2)),
     "messages_batches": Case(
         "frames in bulk",
         lambda e, _: pd.concat(list(ck.messages_batches(e, batch_rows=150, embeddings=True)), ignore_index=True),
-        in_bulk=True,
     ),
     "history_df": Case("frames", lambda e, _: ck.history_df(e, first_context(e))),
     "history_df many": Case(
-        "frames in bulk", lambda e, _: ck.history_df(e, ck.contexts_df(e)["context_id"], embeddings=True), in_bulk=True
+        "frames in bulk", lambda e, _: ck.history_df(e, ck.contexts_df(e)["context_id"], embeddings=True)
     ),
-    "read_df": Case(
-        "frames", lambda e, _: ck.read_df(e, text("select i from generate_series(1, 9000) i")), in_bulk=True
-    ),
-    "tool_calls_df": Case("frames", lambda e, _: ck.tool_calls_df(e, ck.contexts_df(e)["context_id"]), in_bulk=True),
+    "read_df": Case("frames", lambda e, _: ck.read_df(e, text("select i from generate_series(1, 9000) i"))),
+    "tool_calls_df": Case("frames", lambda e, _: ck.tool_calls_df(e, ck.contexts_df(e)["context_id"])),
     "window_df": Case("frames", lambda e, _: ck.window_df(e, first_context(e), 500)),
     "diff_df": Case("frames", lambda e, _: ck.diff_df(e, *ck.contexts_df(e)["context_id"][:2])),
     "show_diff": Case("frames", lambda e, _: str(ck.show_diff(e, *ck.contexts_df(e)["context_id"][:2]))),
-    "preferences_df": Case("frames", lambda e, _: ck.preferences_df(e), in_bulk=True),
+    "preferences_df": Case("frames", lambda e, _: ck.preferences_df(e)),
     "explore": Case("explore", explored),
     "info": Case("schema", informed),
     "schema_status": Case("schema", lambda e, _: ck.schema_status(e)),
@@ -164,9 +157,9 @@ CASES: dict[str, Case] = {
         batches=True,
     ),
     "import_file": Case("files", imported, writes=True, again=True),
-    "export_file": Case("files", lambda e, folder: exported(e, folder, "out.jsonl"), in_bulk=True),
-    "export_file parquet": Case("files", lambda e, folder: exported(e, folder, "out.parquet"), in_bulk=True),
-    "export_file partitions": Case("files", lambda e, folder: exported(e, folder, "out", partitions=3), in_bulk=True),
+    "export_file": Case("files", lambda e, folder: exported(e, folder, "out.jsonl")),
+    "export_file parquet": Case("files", lambda e, folder: exported(e, folder, "out.parquet")),
+    "export_file partitions": Case("files", lambda e, folder: exported(e, folder, "out", partitions=3)),
     # indexes and tables
     "create_index": Case(
         "indexes", lambda e, _: ck.create_index(e, progress=False)["name"], writes=True, again=True, batches=True

@@ -25,7 +25,6 @@ from tests.faults.proxy import Plan, Proxy, running_proxy
 from tests.test_connection import until
 
 CONNECT_TIMEOUT = 2.0
-STATEMENT_TIMEOUT = 2.0
 HANGS = 120.0
 
 
@@ -177,10 +176,8 @@ def struck(ground: Ground, name: str, plan: Plan, normal: Undisturbed, *, warm: 
     case = CASES[name]
     with ground.database(case) as database, folder() as place, ExitStack() as stack:
         stack.callback(ground.proxy.heal)
-        # In bulk, a connection that falls silent while the server answers new ones is like one with a long statement.
-        limit = STATEMENT_TIMEOUT if plan.fault == "freeze" and case.in_bulk else None
         url = ground.proxied(database)
-        engine = connect(url, write=True, connect_timeout=CONNECT_TIMEOUT, statement_timeout=limit)
+        engine = connect(url, write=True, connect_timeout=CONNECT_TIMEOUT)
         stack.callback(engine.dispose)
         if warm:
             engine.connect().close()

@@ -14,10 +14,10 @@ from sqlalchemy import create_engine
 
 import contextkit
 from contextkit import ContextkitError, DatabaseUnavailableError, connect, contexts_df, messages_df
+from contextkit.connection.silence import FIRST_WAIT
 from tests.faults.cases import CASES, folder, state_of
 from tests.faults.ground import (
     CONNECT_TIMEOUT,
-    STATEMENT_TIMEOUT,
     Ground,
     Undisturbed,
     left_threads,
@@ -43,7 +43,7 @@ LONGEST: dict[Fault, float] = {
     "reset": 1,
     "kill": 10,
     "stall": CONNECT_TIMEOUT,
-    "freeze": 2 * (STATEMENT_TIMEOUT + CONNECT_TIMEOUT),
+    "freeze": 2 * (2 * CONNECT_TIMEOUT + FIRST_WAIT),
     "delay": 100,
 }
 """Seconds that a call may take beside its own."""
@@ -137,14 +137,8 @@ def test_an_idle_connection_that_froze_or_was_cut_is_replaced_unseen(
         assert ended.error is None
 
 
-def test_a_connection_that_froze_is_given_up_when_the_server_waits_for_it(ground: Ground) -> None:
-    name = "append_messages"
-    ended = struck(ground, name, Plan("freeze", int(0.9 * normal(ground, name).received)), normal(ground, name))
-    assert isinstance(ended.error, DatabaseUnavailableError)
-
-
-def test_a_statement_without_an_answer_is_waited_for_as_long_as_statement_timeout_allows(ground: Ground) -> None:
-    name = "messages_df embeddings"
+@pytest.mark.parametrize("name", KINDS[1:])
+def test_a_connection_that_froze_is_given_up_when_the_server_waits_for_it(ground: Ground, name: str) -> None:
     ended = struck(ground, name, Plan("freeze", int(0.9 * normal(ground, name).received)), normal(ground, name))
     assert isinstance(ended.error, DatabaseUnavailableError)
 

@@ -2,17 +2,19 @@
 
 tools     calls and results, each with whether its own context lacks its partner
 alike     those of the same id as one that lacks it
-asked     the forks that have such a result
+asked     the forks that have such a result, or such a call before inherited versions
+replaced  what stands in them, and in their ancestors, in place of an inherited row of such a version
 """
 
 from typing import Any
 
-from sqlalchemy import CTE, Select, and_, case, false, func, or_, select
+from sqlalchemy import CTE, Select, and_, case, false, func, null, or_, select, true
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from contextkit.models import Context, Message
 from contextkit.queries.checks.finding import ROLE
 from contextkit.queries.descent import family_of, rewritten
-from contextkit.queries.lineage import is_fork, written_of
+from contextkit.queries.lineage import by_index, is_fork, written_of
 
 IS_CALL = and_(ROLE == "assistant", Message.tool_call_id.is_not(None))
 IS_RESULT = and_(ROLE == "tool", Message.tool_call_id.is_not(None))
@@ -21,21 +23,26 @@ IS_RESULT = and_(ROLE == "tool", Message.tool_call_id.is_not(None))
 def select_unpaired() -> Select[*tuple[Any, ...]]:
     """Calls and results, where some of their id have no partner in their context, and forks as they are linked.
 
-    A row per message: context_id, message_id, version, tool_call_id, is_call, is_alone, is_live. Beside it, and in a
-    row of its own where there is no message, of each fork with such a result and of its ancestors: fork_id, parent_id,
-    fork_version, rewritten, complete.
+    A row per message: context_id, message_id, version, tool_call_id, is_call, is_alone, is_live; also, with a null
+    tool_call_id, per row of a copy that stands in place of an inherited one. Beside it, and in a row of its own where
+    there is no message, of each fork that may pair them and of its ancestors: fork_id, parent_id, fork_version,
+    rewritten, complete.
     """
     tools = _tools()
     lone = select(tools.c.tool_call_id).where(tools.c.is_alone).subquery("lone")
     alike = select(tools).where(tools.c.tool_call_id.in_(select(lone.c.tool_call_id))).cte("alike")
-    asked = select(Context.id, Context.parent_id, Context.fork_version).where(
-        is_fork(), Context.id.in_(select(alike.c.context_id).where(~alike.c.is_call))
+    asked = (
+        select(Context.id, Context.parent_id, Context.fork_version)
+        .join(alike, alike.c.context_id == Context.id)
+        .where(is_fork(), or_(~alike.c.is_call, alike.c.version < Context.fork_version))
+        .ext(distinct_on(Context.id))
     )
     family = family_of(asked.cte("asked"))
     written = written_of(family)
+    messages = select(alike).union_all(_replaced(family, written, alike)).subquery("seen")
     return (
         select(
-            *alike.c,
+            *messages.c,
             family.c.id.label("fork_id"),
             family.c.parent_id,
             family.c.fork_version,
@@ -44,8 +51,25 @@ def select_unpaired() -> Select[*tuple[Any, ...]]:
         )
         # In full, so that the planner cannot loop.
         .join(written, written.c.id == family.c.id, full=True)
-        .join(alike, alike.c.context_id == family.c.id, full=True)
+        .join(messages, messages.c.context_id == family.c.id, full=True)
     )
+
+
+def _replaced(family: CTE, written: CTE, alike: CTE) -> Select[*tuple[Any, ...]]:
+    """Rows of copies in place of what they would inherit, of versions of calls and results, in the columns of alike."""
+    passes = case((written.c.complete, 0), else_=family.c.fork_version)
+    copies = (
+        select(family.c.id, passes.label("passes"))
+        .join(written, written.c.id == family.c.id, full=True)
+        .where(~written.c.renumbered)
+        .cte("copies")
+    )
+    own = by_index(
+        select(Message.id, Message.version).where(Message.context_id == copies.c.id, Message.version <= copies.c.passes)
+    )
+    values = {"context_id": copies.c.id, "message_id": own.c.id, "version": own.c.version, "tool_call_id": null()}
+    columns = [values.get(column.key, false()).label(column.key) for column in alike.c]
+    return select(*columns).join(own, true()).where(own.c.version.in_(select(alike.c.version)))
 
 
 def _tools() -> CTE:
