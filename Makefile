@@ -52,9 +52,9 @@ test: style
 	@$(MAKE) -s -j 4 mypy pyright tests notebooks
 
 # Three at once; a file's tests stay together and share what it sets up, the slowest first. With bytecode written,
-# whatever the environment says: the tests start hundreds of processes.
+# whatever the environment says: the tests start hundreds of processes. NumPy's threads would only wait for each other.
 tests: $(INSTALLED)
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	@PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 # The notebooks run in a home of their own, never on a user's database. Where root runs this, an account
 # without privileges runs PostgreSQL and has to reach that home.

@@ -30,7 +30,7 @@ from contextkit import (
     window_df,
 )
 
-EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "200"))
 few = settings(max_examples=EXAMPLES // 8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STRANGER = "00000000-0000-4000-8000-000000000000"

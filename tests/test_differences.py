@@ -25,7 +25,7 @@ from contextkit import (
 from tests.forest import Forest, Row, forests, same
 from tests.test_derived import call, context_of, insert_rows, kinds, result, user
 
-EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "200"))
 few = settings(
     max_examples=EXAMPLES // 8,
     deadline=None,

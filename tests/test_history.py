@@ -24,7 +24,7 @@ from contextkit import (
 )
 from tests.forest import Forest, Node, Row, forests, instant
 
-EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("CONTEXTKIT_EXAMPLES", "100"))
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,
