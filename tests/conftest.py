@@ -102,6 +102,7 @@ def server_url(home: Path) -> Iterator[str]:
     server.join()
     with psycopg.connect(server.url, autocommit=True) as connection:  # nothing here outlives the run
         connection.execute("alter system set fsync = off")
+        connection.execute("alter system set max_wal_size = '256MB'")
         connection.execute("select pg_reload_conf()")
     with ExitStack() as stack:
         if os.environ.get("CONTEXTKIT_TEST_POOLER"):

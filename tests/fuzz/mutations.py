@@ -52,11 +52,11 @@ def mutated(data: bytes, most: int, chance: random.Random, bytewise: Callable[[b
     if not isinstance(records, list) or not records or chance.random() < 0.15:
         return bytes(bytewise(data, most))
     del records[MOST_RECORDS:]
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        _change(records, chance)
     try:
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            _change(records, chance)
         texts = [json.dumps(record, ensure_ascii=chance.random() < 0.8) for record in records]
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # they are nested too deep by now
         return data
     text = f"[{', '.join(texts)}]" if chance.random() < 0.3 else "\n".join(texts)
     if chance.random() < 0.1:
