@@ -53,8 +53,8 @@ def search_df(
 
     By words (text), as web searches do: all of them have to occur, "quoted ones" in that order, `or` between words
     asks for either, a minus before one for none of it (other minuses are passed over). Words are compared as
-    `language` inflects them, and its stop words (the, of) are passed over. PostgreSQL's full text search does it (websearch_to_tsquery, ranked by
-    ts_rank_cd), in the first 125,000 characters of a message.
+    `language` inflects them, and its stop words (the, of) are passed over. PostgreSQL's full text search does it
+    (websearch_to_tsquery, ranked by ts_rank_cd), in the first 125,000 characters of a message.
 
     By meaning (semantic): `neighbors_df` of the text's embedding by cosine distance. It finds messages without one
     word of the text, and has no end: what is far away follows what is near. Messages without an embedding are
