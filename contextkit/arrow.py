@@ -207,9 +207,10 @@ def _load_ids_as_text(_connection: Any, cursor: Any, *_: object) -> None:
 
 
 def _type_oids(cursor: Any) -> list[int]:
-    if isinstance(cursor, psycopg.Cursor) and cursor.pgresult:  # whose description takes longer than a type's name
-        return [cursor.pgresult.ftype(place) for place in range(cursor.pgresult.nfields)]
-    return [column[1] for column in cursor.description]
+    result = getattr(cursor, "pgresult", None)  # of psycopg, whose description takes longer than its rows
+    if result is None:
+        return [column[1] for column in cursor.description]
+    return [result.ftype(place) for place in range(result.nfields)]
 
 
 @lru_cache

@@ -38,8 +38,9 @@ def recall_df(
 ) -> pd.DataFrame:
     """One row per valid index and `ef_search`: how much of the exact answer it gives, and in what time.
 
-    Sampled messages ask for their k nearest, of all live ones, as `neighbors_df` does. The sample is the same each
-    time. Comparing each with every message is what takes long: about a second per query and 100,000 messages.
+    Sampled messages ask for their k nearest, of all live ones, as `neighbors_df` does among more than 10,000: among
+    fewer it also knows how many there are, and completes what an index lacks. The sample is the same each time.
+    Comparing each with every message is what takes long: about a second per query and 100,000 messages.
 
     Args:
         engine: from `connect`.

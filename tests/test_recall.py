@@ -63,7 +63,8 @@ def test_a_row_per_valid_index_and_ef_search(indexed: Engine) -> None:
     }
 
 
-def test_recall_is_the_share_of_the_exact_answer(indexed: Engine) -> None:
+def test_recall_is_the_share_of_the_exact_answer(indexed: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contextkit.answers.FEW_ROWS", 10)
     frame = recall_df(indexed, k=20, sample=12, ef_search=[1]).set_index("index")
     ids = sorted(messages_df(indexed)["message_id"], key=md5)[:12]
     for distance in ("cosine", "l2"):
