@@ -138,8 +138,8 @@ def _searches(stage: Stage, connection: psycopg.Connection, mode: Mode, k: int) 
 
 
 def _batch(stage: Stage, k: int) -> list[Measure]:
-    together, singly = f"neighbors_df of {QUERIES:,} at once", "neighbors_df, one by one"
     rows = SINGLES["index"]
+    together, singly = f"neighbors_df of {QUERIES:,} at once", f"neighbors_df, {len(rows)} in a row"
     with opened(stage.database.url) as connection:
         searches = _searches(stage, connection, "index", k)
         searches = {singly: searches.pop("neighbors_df")} | searches
@@ -148,7 +148,10 @@ def _batch(stage: Stage, k: int) -> list[Measure]:
         seconds = in_turns({together: shared(QUERIES, whole)} | calls)
     targets: dict[str, float | None] = {singly: None, PLAIN: None, SHORTEST: None}
     targets |= {peer.label: 1 for peer in stage.peers}
-    return compared(f"{together}, index, k {k}, per query", seconds, targets, together)
+    measures = compared(f"{together}, index, k {k}, per query", seconds, targets, together)
+    # Beside the single searches above, each of which comes after all of another library's.
+    targets = {PLAIN: 1.5} | {peer.label: 1 for peer in stage.peers}
+    return compared(f"{singly}, index, k {k}, per query", seconds, targets, singly) + measures
 
 
 def _loop(search: Search, rows: Sequence[int]) -> Timed:
