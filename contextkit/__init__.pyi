@@ -5,6 +5,7 @@ from .connection import connect as connect
 from .derived import tool_calls_df as tool_calls_df
 from .derived import window_df as window_df
 from .differences import diff_df as diff_df
+from .dtypes import embedding_matrix as embedding_matrix
 from .embed import Embedder as Embedder
 from .embed import embed_missing as embed_missing
 from .embedders import hashing_embedder as hashing_embedder
@@ -24,7 +25,6 @@ from .explore import explore as explore
 from .formats import export_file as export_file
 from .formats import import_file as import_file
 from .frames import contexts_df as contexts_df
-from .frames import embedding_matrix as embedding_matrix
 from .frames import forks_df as forks_df
 from .frames import history_df as history_df
 from .frames import messages_batches as messages_batches

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine, Row, Select
 
 from contextkit.arrow import Column, columns_after, columns_of
 from contextkit.asked import Asked
+from contextkit.dtypes import to_frame
 from contextkit.errors import SchemaError
-from contextkit.frames import to_frame
 from contextkit.indexes import indexes_to_search
 from contextkit.literals import literal_sql
 from contextkit.plans import plan_of

@@ -13,8 +13,8 @@ from pgvector import HalfVector, Vector
 from sqlalchemy import Connection
 
 from contextkit.counts import positive
+from contextkit.dtypes import embedding_matrix
 from contextkit.errors import DimensionError, NotFoundError
-from contextkit.frames import embedding_matrix
 from contextkit.models import EMBEDDING_DIMENSIONS, canonical_id
 from contextkit.queries import Distance, select_embeddings
 from contextkit.vectors import from_binary

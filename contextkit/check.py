@@ -5,7 +5,7 @@ from sqlalchemy import Engine, Executable
 
 from contextkit.arrow import fetch
 from contextkit.connection import translated_errors
-from contextkit.frames import to_frame
+from contextkit.dtypes import to_frame
 from contextkit.migrate import schema_status
 from contextkit.pairs import unpaired
 from contextkit.queries import CHECKS, SEVERITIES, select_bad_embeddings, select_ground, select_unpaired

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Engine, bindparam, func, select, update
 from contextkit.arrow import Column
 from contextkit.connection import translated_errors
 from contextkit.counts import positive
+from contextkit.dtypes import to_frame
 from contextkit.errors import DimensionError
-from contextkit.frames import to_frame
 from contextkit.models import EMBEDDING_DIMENSIONS, Context, Message
 from contextkit.queries import (
     Condition,

@@ -86,7 +86,7 @@ class _Texts:
         self._begin(0)
 
     def _begin(self, least: int) -> None:
-        # As large as the system gives in huge pages, where that is little of the whole: it takes 4 KiB at a time else.
+        # Large ones come in huge pages, which cost far less than many of 4 KiB, where the rest is little of the whole.
         self._text = np.empty(max(least, min(self._gathered // 4, MOST_PIECE_BYTES)), np.uint8)
         self._used = 0
         self._offsets: list[_Offsets] = [np.zeros(1, np.int64)]

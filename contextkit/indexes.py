@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from contextkit.arrow import fetch
 from contextkit.building import Work, opened
+from contextkit.dtypes import to_frame
 from contextkit.errors import ContextkitError, ContextkitWarning, DimensionError, SchemaError
-from contextkit.frames import to_frame
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.queries import (
     Distance,

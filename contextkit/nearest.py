@@ -21,8 +21,8 @@ from contextkit.distances import (
     possible,
     squared_lengths,
 )
+from contextkit.dtypes import embedding_matrix
 from contextkit.errors import DimensionError, NotFoundError
-from contextkit.frames import embedding_matrix
 from contextkit.models import canonical_id
 from contextkit.queries import Distance
 

@@ -16,8 +16,9 @@ from contextkit.answers import MOST_EF_SEARCH, Answer, Terms, exact_answer, inde
 from contextkit.arrow import Column
 from contextkit.asked import Asked, read_asked
 from contextkit.connection import translated_errors
+from contextkit.dtypes import to_frame
 from contextkit.errors import SchemaError
-from contextkit.frames import read_df, to_frame
+from contextkit.frames import read_df
 from contextkit.indexes import indexes_df, indexes_to_search
 from contextkit.queries import select_sample, set_search
 

@@ -13,9 +13,9 @@ from contextkit.arrow import fetch
 from contextkit.asked import check_terms
 from contextkit.building import opened
 from contextkit.connection import translated_errors
+from contextkit.dtypes import to_frame
 from contextkit.embed import Embedder, checked_vectors
 from contextkit.errors import ContextkitWarning
-from contextkit.frames import to_frame
 from contextkit.models import is_storable
 from contextkit.neighbors import neighbors_df
 from contextkit.queries import (

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from contextkit.dtypes import embedding_matrix
 from contextkit.formats import openai
 from contextkit.formats.histories import messages_of
-from contextkit.frames import embedding_matrix
 
 AXES_TRIED = 20
 ROUNDS = 8

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from contextkit.arrow import columns_of
 from contextkit.connection import translated_errors
+from contextkit.dtypes import embedding_matrix, to_frame
 from contextkit.errors import DimensionError, NotFoundError
-from contextkit.frames import embedding_matrix, to_frame
 from contextkit.models import EMBEDDING_DIMENSIONS, ROLES, YEARS, Context, Message, canonical_id, canonical_ids
 from contextkit.queries import lock_contexts, select_end, select_messages, select_owners, select_renumbered
 

@@ -30,7 +30,7 @@ from contextkit import (
     restore_messages,
 )
 from contextkit.arrow import fetch
-from contextkit.frames import to_frame
+from contextkit.dtypes import to_frame
 from contextkit.pairs import unpaired
 from contextkit.queries import SEVERITIES, select_unpaired
 from tests.forest import Forest, Node, forests

@@ -50,6 +50,7 @@ from contextkit import (
     select_history,
     select_messages,
 )
+from contextkit.dtypes import to_frame
 from contextkit.plans import Expected
 from contextkit.vectors import VectorColumn
 from tests.test_connection import until
@@ -380,7 +381,7 @@ def test_a_batch_that_its_reader_lets_go_is_gone_before_the_next_is_read(engine:
 
 def test_a_fetched_column_goes_when_it_is_converted() -> None:
     columns = [arrow.Column(name, pa.chunked_array([[1, 2]])) for name in ("a", "b")]
-    assert list(frames.to_frame(columns)) == ["a", "b"]
+    assert list(to_frame(columns)) == ["a", "b"]
     assert columns == []
 
 

@@ -35,6 +35,7 @@ ORDER = [
     "literals",
     "bulk",
     "arrow",
+    "dtypes",
     "parallel",
     "frames",
     "derived",

@@ -9,9 +9,10 @@ from sqlalchemy import Engine, Select
 from contextkit.answers import FEW_ROWS, SCANS, SPARE, ef_search_for
 from contextkit.arrow import columns_of, fetch
 from contextkit.connection import translated_errors
+from contextkit.dtypes import to_frame
 from contextkit.errors import SchemaError
 from contextkit.explore.finding import Search
-from contextkit.frames import check_lineages, to_frame
+from contextkit.frames import check_lineages
 from contextkit.indexes import indexes_to_search
 from contextkit.models import Context
 from contextkit.queries import (

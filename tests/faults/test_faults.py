@@ -131,7 +131,7 @@ def test_a_stalled_idle_connection_is_waited_for_once(ground: Ground) -> None:
 def test_an_idle_connection_that_froze_or_was_cut_is_replaced_unseen(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("contextkit.connection.FRESH", 0.0)  # as if it had rested for longer
+    monkeypatch.setattr("contextkit.connection.engines.FRESH", 0.0)  # as if it had rested for longer
     for fault in ("freeze", "drop", "reset"):
         ended = struck(ground, "contexts_df", Plan(fault, 0), normal(ground, "contexts_df"), warm=True)
         assert ended.error is None
