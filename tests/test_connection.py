@@ -24,7 +24,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
-import contextkit.connection as connection_module
+import contextkit.connection.engines as engines_module
 import contextkit.server as server_module
 from contextkit import (
     ContextkitError,
@@ -190,7 +190,7 @@ def script(code: str, *arguments: str) -> "subprocess.Popen[str]":
     start = (
         "import os, sys\nfrom sqlalchemy import text\nfrom contextkit import *\nfrom contextkit.arrow import fetch\n"
     )
-    path = os.pathsep.join([str(Path(connection_module.__file__).parents[1]), *sys.path])
+    path = os.pathsep.join([str(Path(engines_module.__file__).parents[1]), *sys.path])
     return subprocess.Popen(
         [sys.executable, "-c", start + dedent(code), *arguments],
         stdin=subprocess.PIPE,
@@ -662,8 +662,8 @@ def test_twenty_threads_share_no_more_than_pool_size_connections(
 def test_a_connection_more_is_waited_for_and_then_refused(
     database_url: str, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert connection_module.POOL_WAIT == 10
-    monkeypatch.setattr(connection_module, "POOL_WAIT", 0.3)
+    assert engines_module.POOL_WAIT == 10
+    monkeypatch.setattr(engines_module, "POOL_WAIT", 0.3)
     engines.append(connect(database_url, pool_size=1))
     with engines[0].connect(), pytest.raises(DatabaseUnavailableError, match=r"in use.*pool_size"):
         contexts_df(engines[0])
@@ -713,7 +713,7 @@ def test_a_connection_is_asked_whether_it_works_unless_it_was_used_a_moment_ago(
 ) -> None:
     answers, calls = WatchedConnection.answers, list[WatchedConnection]()
     monkeypatch.setattr(WatchedConnection, "answers", lambda one: calls.append(one) or answers(one))
-    monkeypatch.setattr(connection_module, "FRESH", fresh)
+    monkeypatch.setattr(engines_module, "FRESH", fresh)
     for _ in range(3):
         assert pid(reader)
     assert len(calls) == asked
@@ -769,7 +769,7 @@ def test_connections_start_without_options_and_without_prepared_statements(engin
 def test_connections_that_nobody_closed_come_back_when_they_are_collected(
     database_url: str, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "POOL_WAIT", 0.1)
+    monkeypatch.setattr(engines_module, "POOL_WAIT", 0.1)
     engines.append(connect(database_url, pool_size=1))
     for _ in range(2):
         result = engines[0].connect().execute(text("select generate_series(1, 10)"))
@@ -797,7 +797,7 @@ def test_a_connection_can_be_given_back_while_the_interpreter_ends(
 def test_a_cursor_left_open_holds_its_connection_until_it_is_closed(
     database_url: str, admin: Admin, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "POOL_WAIT", 0.1)
+    monkeypatch.setattr(engines_module, "POOL_WAIT", 0.1)
     engines.append(connect(database_url, pool_size=1, idle_timeout=0.2))
     query = "select generate_series(1, 10)"
     frames: Any = pd.read_sql(query, engines[0].execution_options(stream_results=True), chunksize=1)
