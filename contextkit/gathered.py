@@ -36,6 +36,8 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
 
 MOST_PIECE_BYTES = 16 * 2**20
+FIRST_ROWS = 10_000_000
+"""Most that a column of numbers is reserved for at first, as some systems count memory before it is written."""
 
 _Offsets = NDArray[np.int64]
 _Bytes = NDArray[np.uint8]
@@ -122,7 +124,8 @@ class _Fixed:
         self._stored = pa.uint8() if pa.types.is_boolean(type_) else type_  # which are bits else
         width = self._stored.bit_width // 8
         # What is mapped goes back to the system when the column is converted, however small.
-        self._values = np.frombuffer(mmap(-1, max(1, room(rows, width)) * width, access=ACCESS_COPY), f"u{width}")
+        reserved = max(1, room(min(rows, FIRST_ROWS), width)) * width
+        self._values = np.frombuffer(mmap(-1, reserved, access=ACCESS_COPY), f"u{width}")
         self._valid: list[pa.BooleanArray] = []
         self._rows = 0
 
