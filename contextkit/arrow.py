@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeGuard
@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from adbc_driver_manager import Error as BulkError
 from adbc_driver_postgresql import StatementOptions
 from numpy.typing import NDArray
 from pgvector import Vector
@@ -21,6 +22,7 @@ from sqlalchemy import Connection, Engine, Executable, TextClause, event, text
 
 from contextkit.bulk import Bulk, Line, bulk_in_place_of, forget_types
 from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
+from contextkit.connection.driver import state_of
 from contextkit.errors import ReadOnlyError
 from contextkit.gathered import ARROW_TYPES, BULK_TYPES, Gathered, gathered
 from contextkit.interrupts import ahead
@@ -35,6 +37,9 @@ BULK_ROWS = 2_000
 
 VECTOR_ROWS = 40
 """As how many rows one with a vector counts there: the pool gives vectors as text."""
+
+SYNTAX = "42601"
+"""The SQLSTATE of what cannot be read, or not within COPY."""
 
 BATCHES = 32
 """As how many batches a bulk read comes: fewer take more memory, more take longer, as one thread hands them another."""
@@ -117,8 +122,24 @@ def _reading(engine: Engine) -> Iterator[Connection]:
 
 
 def _fetch_pooled(engine: Engine, statement: Executable, parameters: Mapping[str, Any] | None) -> list[Column]:
-    with _reading(engine) as connection:
+    with _reading(engine) as connection, nullcontext() if parameters else _alone(connection):
         return columns_of(connection, statement, parameters)
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Have the server refuse several statements at once: one may end the transaction, and the next would write.
+
+    It takes one where that has parameters, or is planned first.
+    """
+    driver = connection.connection.driver_connection
+    if not _has_pipeline(driver):
+        yield
+        return
+    with ExitStack() as pipeline:  # in which the protocol takes them one by one
+        pipeline.enter_context(driver.pipeline())
+        event.listen(connection, "after_cursor_execute", lambda *_: pipeline.close(), once=True)
+        yield
 
 
 def columns_of(
@@ -128,8 +149,7 @@ def columns_of(
     event.listen(connection, "before_cursor_execute", _load_ids_as_text, once=True)
     # All rows at once, also where the engine streams, which would keep the first ones back.
     options = {"stream_results": False, "yield_per": None}
-    with _alone(connection, statement):
-        result = connection.execute(statement, parameters, execution_options=options)
+    result = connection.execute(statement, parameters, execution_options=options)
     if not result.returns_rows:
         raise ValueError("the statement gives no rows; read one that selects some")
     cursor: Any = result.cursor
@@ -182,19 +202,6 @@ def columns_after(
     if begins and ends:
         driver.autocommit = False
     return cursor.fetchone() or (), columns
-
-
-@contextmanager
-def _alone(connection: Connection, statement: Executable) -> Iterator[None]:
-    """Have the server refuse a text of several statements: one may end the transaction, and the next would write."""
-    driver = connection.connection.driver_connection
-    if not isinstance(statement, TextClause) or not _has_pipeline(driver):
-        yield
-        return
-    with ExitStack() as pipeline:  # in which the protocol takes them one by one
-        pipeline.enter_context(driver.pipeline())
-        event.listen(connection, "after_cursor_execute", lambda *_: pipeline.close(), once=True)
-        yield
 
 
 def _has_pipeline(driver: Any) -> TypeGuard[psycopg.Connection[Any]]:
@@ -273,7 +280,12 @@ def execute_bulk(
     least, most = BATCH_BYTES
     batch_bytes = min(max(least, size.rows * size.row_bytes // BATCHES), most)
     line.cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
-    line.execute(sql)
+    try:
+        line.execute(sql)
+    except BulkError as error:
+        if state_of(error) == SYNTAX:  # such as a comment after a semicolon
+            return None
+        raise
     with line.waiting():
         reader = line.cursor.fetch_record_batch()
     if not all(_type_name(field) in BULK_TYPES for field in reader.schema):

@@ -55,11 +55,11 @@ def to_frame(columns: list[Column]) -> pd.DataFrame:
     return pd.DataFrame({name: _array(columns.pop()) for name in names}, copy=False)
 
 
-def _array(column: Column) -> ExtensionArray | NDArray[Any]:
+def _array(column: Column) -> "ExtensionArray | NDArray[Any] | pd.Series[Any]":
     # Not a series: those have an index each, and to align these takes as long as a small read.
     values = column.values
     if isinstance(values, list):
-        return pd.Series(values, dtype=object).array
+        return pd.Series(values, dtype=object)  # of an array pandas would make texts if it holds nothing else
     if pa.types.is_fixed_size_list(values.type):
         return pd.arrays.ArrowExtensionArray(values)
     certain = column.name in NEVER_NULL and values.null_count == 0

@@ -136,7 +136,8 @@ def _client(openai: ModuleType, base_url: str) -> Any:
     failed: Exception
     try:
         place, headers = _without_userinfo(base_url)
-        return openai.OpenAI(base_url=place or None, max_retries=RETRIES, default_headers=headers)
+        key = "unused" if headers else None  # by default the client looks for one in the environment
+        return openai.OpenAI(api_key=key, base_url=place or None, max_retries=RETRIES, default_headers=headers)
     except openai.OpenAIError:
         failed = ContextkitError("no key for the embeddings API; set OPENAI_API_KEY in the environment")
     except Exception:  # noqa: BLE001 - of the client's HTTP library, whose text repeats what may be a password
@@ -146,6 +147,8 @@ def _client(openai: ModuleType, base_url: str) -> Any:
 
 def _without_userinfo(url: str) -> tuple[Secret, dict[str, Secret]]:
     parts = urlsplit(url)
+    if url and not (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0):  # which has to be one
+        raise ValueError("no URL of a server")
     userinfo, _, host = parts.netloc.rpartition("@")
     user, _, password = userinfo.partition(":")
     known = b64encode(unquote_to_bytes(f"{user}:{password}")).decode()

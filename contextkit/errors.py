@@ -4,6 +4,9 @@
 class ContextkitError(Exception):
     """Any error of contextkit's own."""
 
+    sqlstate: str | None = None
+    """What the server called it, if it was the server's."""
+
 
 class DatabaseUnavailableError(ContextkitError):
     """Nothing answers, the server refuses the connection, or the embedded server will not start."""

@@ -1,5 +1,6 @@
 """Contexts, forks, messages and histories as DataFrames."""
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -44,7 +45,7 @@ def read_df(engine: Engine, statement: Executable) -> pd.DataFrame:
         `datetime64[us, UTC]`, embeddings `fixed_size_list<float32>`, json Python objects.
 
     Raises:
-        ReadOnlyError: the statement writes, also where the engine may.
+        ReadOnlyError: the statement writes, also where an engine from `connect` may.
         SchemaError: tables or columns are missing.
         DatabaseUnavailableError: nothing answers.
 
@@ -57,6 +58,8 @@ def read_df(engine: Engine, statement: Executable) -> pd.DataFrame:
         raise TypeError(
             f"a statement is a SQLAlchemy select or text, not {type(statement).__name__}; wrap SQL in text()"
         )
+    if isinstance(statement, TextClause) and re.match(r"\s*copy\b", statement.text, re.IGNORECASE):
+        raise ValueError("COPY gives no rows to a frame; select them")
     return to_frame(fetch(engine, statement))
 
 

@@ -6,24 +6,44 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Executable
+from sqlalchemy import Connection, Executable
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
 from sqlalchemy.exc import CompileError, InvalidRequestError
+from sqlalchemy.sql.compiler import BIND_PARAMS_ESC
+
+from contextkit.connection.driver import lacking
 
 LITERAL = {"literal_binds": True}
 
 
 class _Compiler(PGCompiler_psycopg):
+    _in_text = False
+
+    def visit_textclause(self, textclause: Any, *arguments: Any, **options: Any) -> str:
+        self._in_text = True
+        try:
+            return str(super().visit_textclause(textclause, *arguments, **options))  # type: ignore[no-untyped-call]
+        finally:
+            self._in_text = False
+
     def render_literal_value(self, value: Any, type_: Any) -> str:
-        if isinstance(value, float) and math.isinf(value):
-            return f"'{value}'::float8"
+        impl = type_.dialect_impl(self.dialect)
+        sql = self._spelled(value, type_)
+        if self._in_text:  # of which SQLAlchemy takes a backslash before a colon out again
+            sql = BIND_PARAMS_ESC.sub(r"\\\g<0>", sql)
+        # As of a bound parameter: what a literal is taken for depends on where it stands.
+        return str(self.render_bind_cast(type_, impl, sql)) if impl.render_bind_cast else sql  # type: ignore[no-untyped-call]
+
+    def _spelled(self, value: Any, type_: Any) -> str:
+        if isinstance(value, float):
+            return f"'{float(value)!r}'::float8"
+        if isinstance(value, Decimal):
+            return f"'{value}'::numeric"
         if isinstance(value, bytes):
             return f"decode('{value.hex()}', 'hex')"
         sql = str(super().render_literal_value(value, type_))  # type: ignore[no-untyped-call]
         if isinstance(value, date | time):  # a bare text would be one
             return f"{sql}::{_time_type(value)}"
-        if isinstance(type_, ARRAY):  # an array of bare texts would be one of text, and an empty one of nothing
-            return f"{sql}::{self.dialect.type_compiler_instance.process(type_)}"
         return f"({sql})" if sql.startswith("-") else sql  # with a minus before it, it would begin a comment
 
 
@@ -60,7 +80,7 @@ def literal_sql(
         _refuse_unprintable(clause.compile(dialect=dialect).construct_params())
         sql = str(clause.compile(dialect=dialect, compile_kwargs=LITERAL))
     except InvalidRequestError as error:
-        raise ValueError(f"the statement lacks a value: {error}") from None
+        raise lacking(error) from None
     except CompileError:
         return None
     return sql.rstrip().removesuffix(";") + "\n"  # a comment at the end must not swallow what COPY adds

@@ -17,7 +17,6 @@ from sqlalchemy import Connection, Engine, Select
 from contextkit.arrow import Column, execute_bulk, fetch, vector_bytes
 from contextkit.bulk import Bulk, Line, bulk_in_place_of
 from contextkit.connection import reads_in_bulk, settings_of, translated_errors
-from contextkit.connection.driver import state_of
 from contextkit.interrupts import start
 from contextkit.literals import literal_sql
 from contextkit.models import Message
@@ -29,8 +28,8 @@ from contextkit.vectors import fixed_size_lists, of_one_length
 _Result = TypeVar("_Result")
 Matrix = NDArray[np.float32]
 ONE_SNAPSHOT = "set transaction isolation level repeatable read"
-SNAPSHOT_IS_GONE = "55000"
-"""The SQLSTATE of it."""
+SNAPSHOT_IS_GONE = {"22023", "42704", "55000"}
+"""The SQLSTATEs of it."""
 
 Columns = list[Column] | None
 
@@ -136,13 +135,18 @@ def _at_once(tasks: Sequence[Callable[[], _Result]], cancel: Callable[[], None])
     futures: list[Future[_Result]] = []
     try:
         futures += (start(task, Future()) for task in tasks)
-        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-            if state_of(future.exception()) != SNAPSHOT_IS_GONE:  # of that the first task's end is the cause
-                future.result()
+        ended = wait(futures, return_when=FIRST_EXCEPTION).done
     finally:
         while wait(futures, timeout=0.1).not_done:
             cancel()
+    # Of those that failed first, whose cause is not that another one did.
+    for future in sorted([*ended, *futures], key=_has_lost_the_snapshot):
+        future.result()
     return [future.result() for future in futures]
+
+
+def _has_lost_the_snapshot(future: Future[Any]) -> bool:
+    return getattr(future.exception(), "sqlstate", None) in SNAPSHOT_IS_GONE
 
 
 def _joined(read: list[Columns], parts: list[Partition], matrix: Matrix | None) -> Columns:

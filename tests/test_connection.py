@@ -675,6 +675,27 @@ def test_a_connection_more_is_waited_for_and_then_refused(
         assert len(waiting.result()) == 0
 
 
+def test_a_place_goes_to_who_waits_for_it_and_not_to_who_gave_it_back(database_url: str, engines: list[Engine]) -> None:
+    engines.append(connect(database_url, pool_size=1))
+    order: list[str] = []
+    pool: Any = engines[0].pool
+
+    def use(name: str) -> None:
+        with engines[0].connect():
+            order.append(name)
+
+    held = engines[0].connect()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(use, "who waits")
+        while not pool._turn.locked():
+            pass
+        held.close()
+        use("who gave it back")
+        waiting.result()
+    assert order == ["who waits", "who gave it back"]
+    assert pool.checkedout() == 0
+
+
 @pytest.mark.direct("counts the server's connections")
 def test_all_connections_are_closed_some_time_after_the_last_was_given_back(
     database_url: str, admin: Admin, engines: list[Engine]

@@ -563,6 +563,7 @@ def test_a_password_in_the_base_url_is_sent_and_shown_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     known, url = b64encode(b"user:s/esame7").decode(), api.url.replace("//", "//user:s%2Fesame7@")
+    monkeypatch.delenv("OPENAI_API_KEY")
     openai_embedder(base_url=url)(["a"])
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     embedder = openai_embedder()
@@ -576,6 +577,12 @@ def test_a_password_in_the_base_url_is_sent_and_shown_nowhere(
     shown = caplog.text + shown_with_locals(refused.value) + shown_with_locals(unread.value)
     assert "esame7" not in shown
     assert known not in shown
+
+
+@pytest.mark.parametrize("url", ["localhost:9/v1", "/v1", "ftp://localhost/v1", "5"])
+def test_a_base_url_is_of_a_server(api: Api, url: str) -> None:
+    with pytest.raises(ValueError, match="base_url cannot be read"):
+        openai_embedder(base_url=url)
 
 
 def shown_with_locals(error: BaseException) -> str:

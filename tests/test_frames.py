@@ -1,6 +1,7 @@
 import uuid
 import weakref
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    TextClause,
     Uuid,
     any_,
     cast,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from contextkit import (
     EMBEDDING_DIMENSIONS,
@@ -547,6 +550,60 @@ def test_bulk_reads_never_hold_more_connections_than_the_pool(
     assert seen == [(1, 1)]  # its place in the pool is taken, or another reader would take it
     assert narrow.pool.checkedout() == 0  # type: ignore[attr-defined]
     narrow.dispose()
+
+
+LITERALS = {
+    "float": literal(3) * 0.1,
+    "floats": literal(0.3).in_([0.1 * 3, 1.5]),
+    "negative zero": literal(-0.0),
+    "decimal": literal(Decimal("-0.10")),
+    "infinite decimal": literal(1) < Decimal("Infinity"),
+    "whole": -literal(-(2**40)),
+    "text": func.to_jsonb(literal("x")),
+    "texts": func.array_agg(literal("x\\'y")),
+    "empty array": literal([], ARRAY(Text)),
+    "before a colon": literal("a\\:b"),
+    "in a text": text("cast(:x as text) as x").bindparams(x="a\\:b"),
+    "number in a text": text(":x * 3 as x").bindparams(x=0.1),
+    "bytes": literal(b"\0\xff"),
+    "time": literal(datetime(2026, 1, 31, tzinfo=UTC)),
+    "duration": literal(timedelta(seconds=-5.5)),
+    "json": literal({"a": [1, "\\:"]}, JSONB),
+}
+
+
+@pytest.mark.parametrize("name", LITERALS)
+def test_a_literal_is_what_a_parameter_is(reader: Engine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    value = LITERALS[name]
+    statement = select(value if isinstance(value, TextClause) else value.label("x"))
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0)
+    bulk = read_df(reader, statement)
+    with create_engine(reader.url).connect() as connection:
+        plain = connection.execute(statement).scalar_one()
+    pd.testing.assert_frame_equal(bulk, read_df(reader.execution_options(), statement))
+    given = bulk.iloc[0, 0]
+    assert repr(float(given)) == repr(float(plain)) if isinstance(plain, float | Decimal) else given == plain
+
+
+@pytest.mark.parametrize("rows", [10, 5000])
+@pytest.mark.parametrize("end", [";", "; ", ";;", "; -- all", "; /* all */", " -- all"])
+def test_a_statement_may_end_as_scripts_do(reader: Engine, rows: int, end: str) -> None:
+    assert len(read_df(reader, text(f"select i from generate_series(1, {rows}) i{end}"))) == rows
+
+
+def test_copy_is_refused(reader: Engine) -> None:
+    with pytest.raises(ValueError, match="COPY gives no rows"):
+        read_df(reader, text(" Copy (select 1) to stdout"))
+
+
+@pytest.mark.parametrize("way", ["pool", "bulk"])
+def test_json_is_python_objects_whatever_it_holds(reader: Engine, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0 if way == "bulk" else 10**9)
+    frame = read_df(reader, text("""select '"x"'::jsonb as text, '"\\ud83d"'::json as half"""))
+    assert frame.dtypes.tolist() == [object, object]
+    assert frame.iloc[0].tolist() == ["x", "\ud83d"]
+    with pytest.raises(ValueError, match="nested too deep"):
+        read_df(reader, text("select (repeat('[', 5000) || repeat(']', 5000))::json"))
 
 
 @pytest.mark.parametrize("way", ["pool", "bulk"])

@@ -24,6 +24,7 @@ from contextkit import (
     messages_df,
     parallel,
 )
+from contextkit.connection import explain
 
 OTHERS = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
 
@@ -264,10 +265,12 @@ def test_an_interrupt_cancels_every_part_and_leaves_nothing_open(
     assert count(counted, 0) == 0
 
 
-def test_where_a_snapshot_is_gone_the_error_is_of_what_ended_it() -> None:
-    class GoneError(Exception):
-        sqlstate = "55000"
+@pytest.mark.parametrize("state", ["22023", "42704", "55000"])
+def test_where_a_snapshot_is_gone_the_error_is_of_what_ended_it(state: str) -> None:
+    class Gone(psycopg.Error):
+        sqlstate = state
 
+    gone = explain(Gone())
     cancelled = threading.Event()
 
     def exporting() -> None:
@@ -275,7 +278,7 @@ def test_where_a_snapshot_is_gone_the_error_is_of_what_ended_it() -> None:
         raise ValueError("the cause")
 
     def importing() -> None:
-        raise GoneError
+        raise gone
 
     with pytest.raises(ValueError, match="the cause"):
         parallel._at_once([exporting, importing], cancelled.set)

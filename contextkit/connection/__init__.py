@@ -93,7 +93,7 @@ def connect(
         write: allow writing.
         require_pooled: refuse a Neon host that is not its pooled one, instead of warning. Always so on Vercel.
             Other providers' hosts do not tell whether they are pooled, and pass.
-        pool_size: most connections at once; a further one is waited for, 10 s.
+        pool_size: most connections at once; a further one is waited for in turn, 10 s.
         idle_timeout: seconds after the last connection was given back until all are closed.
         connect_timeout: seconds to wait for a connection, at least 2, and for a server that has fallen silent;
             `connect_timeout` in the URL comes first.
@@ -175,5 +175,5 @@ def _check_numbers(
     if statement_timeout is not None:
         times["statement_timeout"] = statement_timeout
     for name, value in times.items():
-        if not isinstance(value, Real) or not 0 < value <= MOST_SECONDS:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= MOST_SECONDS:
             raise ValueError(f"{name} is a positive number of seconds, at most {MOST_SECONDS:,}, not {value!r:.40}")

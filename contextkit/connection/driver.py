@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import psycopg
 from sqlalchemy import URL
-from sqlalchemy.exc import CompileError, DBAPIError, StatementError
+from sqlalchemy.exc import CompileError, DBAPIError, InvalidRequestError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from contextkit.errors import (
@@ -59,20 +59,35 @@ def translated_errors() -> Iterator[None]:
         raise explain(error.orig) from None
     except (StatementError, CompileError) as error:
         cause = getattr(error, "orig", None) or error.__cause__
+        if isinstance(cause, InvalidRequestError):
+            raise lacking(cause) from None
         if isinstance(cause, TypeError | ValueError):
             raise cause.with_traceback(None) from None
         raise
     except psycopg.Error as error:
         raise explain(error) from None
+    except RecursionError:
+        raise ValueError("a json value is nested too deep for Python; select a part of it") from None
     except UnicodeEncodeError:
         raise ValueError(
             "a text holds half of a surrogate pair, which PostgreSQL does not store; decode it anew"
         ) from None
 
 
+def lacking(error: InvalidRequestError) -> ValueError:
+    """Give our error for a parameter that has no value."""
+    return ValueError(f"the statement lacks a value: {error}")
+
+
 def explain(error: BaseException | None) -> ContextkitError | ValueError:
     """Give our error for a driver's, told by its SQLSTATE."""
-    state = state_of(error)
+    explained = _explained(error, state_of(error))
+    if isinstance(explained, ContextkitError):
+        explained.sqlstate = state_of(error)
+    return explained
+
+
+def _explained(error: BaseException | None, state: str | None) -> ContextkitError | ValueError:
     if state is None:
         return _explain_client(error)
     if is_lost(state):

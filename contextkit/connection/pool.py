@@ -4,16 +4,39 @@ import os
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy import Engine, QueuePool
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 
 class Pool(QueuePool):
-    """A pool that, once disposed of, closes the connections that come back to it later."""
+    """A pool that gives its places in turn and, once disposed of, closes the connections that come back later."""
 
     _disposed = False
+    _next: int | None = None
+    """The thread that the next place is for, where there is none."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Make a pool as SQLAlchemy does."""
+        super().__init__(*arguments, **options)
+        self._turn = threading.Lock()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        # One that was given back goes to who gave it back, if that one asks at once, as others have to wake up first.
+        thread, taken = threading.get_ident(), self.checkedout() >= self.size()
+        if self._next == thread or not (taken or self._turn.locked()):
+            return super()._do_get()
+        if not self._turn.acquire(timeout=self.timeout()):
+            raise PoolTimeoutError("no place of the pool became free")
+        self._next = thread
+        try:
+            return super()._do_get()
+        finally:
+            self._next = None
+            self._turn.release()
 
     def dispose(self) -> None:
         """Close what is idle now, and the rest when it is given back."""
