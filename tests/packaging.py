@@ -58,7 +58,8 @@ def try_out(python: str, artifact: Path, url: str) -> None:
         subprocess.run([python, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         subprocess.run([*pip, str(artifact), "-c", str(CHECKOUT / "constraints.txt")], check=True)
-        smoke = [f"{folder}/bin/python", str(CHECKOUT / "tests" / "smoke.py")]
+        # -P, as beside the test stands a folder that is named as a module of Python's.
+        smoke = [f"{folder}/bin/python", "-P", str(CHECKOUT / "tests" / "smoke.py")]
         done = subprocess.run(smoke, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     print(f"{python}, {artifact.name}: {done.stdout.strip()}", flush=True)
 
