@@ -347,6 +347,15 @@ def test_claude_code_results_that_hang_on_different_calls_stand_in_one_line() ->
     ]  # fmt: skip
 
 
+def test_claude_code_a_line_may_have_the_id_of_a_call() -> None:
+    lines = [
+        code_line("assistant", "c1", None, [call("next")], reply="m"),
+        code_line("user", "r1", "c1", [result("next")]),
+        code_line("user", "next", "r1", "thanks"),
+    ]
+    assert pairs(one(claude_code, lines)) == [("c1", None), ("r1", "c1"), ("next", "r1")]
+
+
 def test_claude_code_a_result_before_the_replys_next_call_stays_in_line() -> None:
     lines = [
         code_line("assistant", "c1", None, [call("1")], reply="m", tokens=3),

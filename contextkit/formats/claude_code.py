@@ -54,7 +54,8 @@ class Chain:
 
     `anchors`: of a line, the nearest one at or above it that is an assistant's or is kept. `reply_of`: the reply that
     a line is part of or has a result for; `tails`: a reply's last line so far, its results included. `results`: lines
-    that are results, and ids of calls that have one. `tokens`: a reply's last line with rows, and its output tokens.
+    that are results; `answered`: ids of calls that have one. `tokens`: a reply's last line with rows, and its output
+    tokens.
     """
 
     name: str | None = None
@@ -64,6 +65,7 @@ class Chain:
     reply_of: dict[str | None, str] = attribute(default_factory=dict)
     tails: dict[str, str] = attribute(default_factory=dict)
     results: set[str] = attribute(default_factory=set)
+    answered: set[str] = attribute(default_factory=set)
     tokens: dict[str, tuple[str, int]] = attribute(default_factory=dict)
     defect: Defect | None = None
 
@@ -208,10 +210,12 @@ def chain_parent(chain: Chain, key: str, parent: str | None, reply: str | None, 
     chain.anchors[key] = key if rows or reply else anchor
     group = chain.reply_of.get(anchor)
     answers = {row.tool_call_id or "" for row in rows if row.role == "tool"}
-    result = bool(answers) and not answers & chain.results
+    result = bool(answers) and not answers & chain.answered
     if group and (result or reply == group):
         chain.reply_of[key] = group
-        chain.results.update(answers | {key} if result else ())
+        if result:
+            chain.results.add(key)
+            chain.answered |= answers
         parent, chain.tails[group] = chain.tails[group], key
     elif group and anchor in chain.results:
         parent = chain.tails[group]
