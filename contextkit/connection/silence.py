@@ -280,6 +280,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         except psycopg.OperationalError as error:
             if self.read_only or not is_lost(state_of(error)):
                 raise
+            self.pgconn.finish()  # or what gives it back would roll back in vain
             raise CommitLostError("the connection was lost during a commit") from error
 
     def rollback(self) -> None:
