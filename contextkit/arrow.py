@@ -44,7 +44,7 @@ SYNTAX = "42601"
 BATCHES = 32
 """As how many batches a bulk read comes: fewer take more memory, more take longer, as one thread hands them another."""
 
-BATCH_BYTES = (640 * 2**10, 4 * 2**20)
+BATCH_BYTES = (480 * 2**10, 4 * 2**20)
 """What a batch holds, at least and at most."""
 
 _ROUNDED: dict[str, Callable[[Any], Any]] = {"float4": np.float32, "numeric": float}
