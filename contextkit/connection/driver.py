@@ -67,7 +67,7 @@ def translated_errors() -> Iterator[None]:
     except psycopg.Error as error:
         raise explain(error) from None
     except RecursionError:
-        raise ValueError("a json value is nested too deep for Python; select a part of it") from None
+        raise ValueError("a json value or a condition is nested too deep for Python; take a part of it") from None
     except UnicodeEncodeError:
         raise ValueError(
             "a text holds half of a surrogate pair, which PostgreSQL does not store; decode it anew"
