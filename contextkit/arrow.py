@@ -1,7 +1,7 @@
 """Run a statement and get its columns in Arrow: in bulk over ADBC when rows are many, else on the engine's pool."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,7 +24,7 @@ from contextkit.bulk import Bulk, Line, bulk_in_place_of, forget_types
 from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
 from contextkit.connection.driver import state_of
 from contextkit.errors import ReadOnlyError
-from contextkit.gathered import ARROW_TYPES, BULK_TYPES, Gathered, gathered
+from contextkit.gathered import ARROW_TYPES, BULK_TYPES, Gathered, gather, gathered
 from contextkit.interrupts import ahead
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
@@ -309,10 +309,9 @@ def _read(line: Line, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[n
         with line.waiting():
             return next(reader, None)
 
-    with ahead(read) as batches:  # so that the server need not wait while one is decoded
-        for batch in batches:
-            _add(columns, batch)
-            del batch  # else it would stay beside the next two
+    # Beside the reading only where there is much to do: a thread more than processors holds up the server.
+    with ahead(read) if "vector" in kinds else nullcontext(iter(read, None)) as batches:
+        gather(columns, batches)
 
     def dimensions() -> int:
         sql = str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL))
@@ -324,11 +323,6 @@ def _read(line: Line, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[n
         Column(name, column.finish(dimensions) if isinstance(column, VectorColumn) else column.finish())
         for name, column in zip(reader.schema.names, columns, strict=True)
     ]
-
-
-def _add(columns: Sequence[Gathered | VectorColumn], batch: pa.RecordBatch) -> None:
-    for column, array in zip(columns, batch.columns, strict=True):
-        column.add(array.storage if isinstance(array, pa.ExtensionArray) else array)
 
 
 def _is_told(values: pa.ChunkedArray | list[Any]) -> bool:

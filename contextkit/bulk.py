@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from contextkit.connection import again_while_full, explain, libpq_uri, settings_of, unreachable, watch_of
 from contextkit.connection.driver import StuckError
+from contextkit.connection.pool import Pool
 from contextkit.connection.silence import FrozenError, Partner, Silence, SilentError
 from contextkit.interrupts import interruptible
 
@@ -35,19 +36,34 @@ COPY = adbc_driver_postgresql.StatementOptions.USE_COPY.value
 
 @contextmanager
 def bulk_in_place_of(*connections: Connection) -> Iterator["Bulk"]:
-    """Reading in bulk where connections of the pool lead, which are closed.
+    """Reading in bulk where connections of the pool lead, which are given back.
 
-    Their places stay taken until it is over: there are never more than the pool's size.
+    Those that it opens take places of the pool: there are never more than its size.
     """
     bulk = Bulk(connections[0])
-    for connection in connections:
-        connection.rollback()  # a pooler closes the server's connection of whoever leaves within a transaction
-        cast(Any, connection.connection.driver_connection).close()
-    try:
-        yield bulk
-    finally:
+    with ExitStack() as places:
         for connection in connections:
+            places.enter_context(_place_of(connection))
+        yield bulk
+
+
+@contextmanager
+def _place_of(connection: Connection) -> Iterator[None]:
+    """A place of the pool beside this connection, which goes back to it; where none is free, this one's."""
+    connection.rollback()  # a pooler closes the server's connection of whoever leaves within a transaction
+    pool = cast(Pool, connection.engine.pool)
+    place = pool.lend()
+    if place is None:
+        cast(Any, connection.connection.driver_connection).close()
+    else:
+        connection.close()
+    try:
+        yield
+    finally:
+        if place is None:
             connection.invalidate()
+        else:
+            pool.take_back(place)
 
 
 @dataclass(eq=False)

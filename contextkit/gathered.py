@@ -1,8 +1,8 @@
-"""Columns gathered from the batches of a bulk read, in memory of their own: a column of a batch keeps all of it."""
+"""Columns gathered from the batches of a bulk read: a column of a batch keeps all of it, as long texts may only."""
 
 import json
 from binascii import hexlify
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from mmap import ACCESS_COPY, mmap
 from typing import Any, Protocol
 
@@ -35,6 +35,9 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 }
 BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
 
+TEXT_SHARE = 5 / 6
+"""What texts are of a batch at least that stays: the rest of it is wasted then."""
+
 MOST_PIECE_BYTES = 16 * 2**20
 FIRST_ROWS = 10_000_000
 """Most that a column of numbers is reserved for at first, as some systems count memory before it is written."""
@@ -47,11 +50,18 @@ _UUID_TEXT = np.dtype("V8, S1, V4, S1, V4, S1, V4, S1, V12")
 """A field of digits, then one of a dash, and so on."""
 
 
-class Gathered(Protocol):
+class Growing(Protocol):
     """A column to which the arrays of batches are added as they come."""
 
-    def add(self, array: pa.Array) -> None:
-        """Add what a batch holds of it."""
+    def add(self, array: pa.Array, /) -> None:
+        """Add what a batch holds of it, in memory of its own."""
+
+    def keep(self, array: pa.Array, /) -> None:
+        """Add what a batch holds of it, where all of the batch may stay."""
+
+
+class Gathered(Growing, Protocol):
+    """One that holds all its values when the last one was added."""
 
     def finish(self) -> pa.ChunkedArray | list[Any]:
         """Give the whole column."""
@@ -62,9 +72,47 @@ def gathered(kind: str, rows: int) -> Gathered:
     if kind in ("json", "jsonb"):
         return _Documents()
     if kind == "uuid":
-        return _Texts(_uuid_parts)
+        return _Ids()
     type_ = ARROW_TYPES[kind]
-    return _Texts(_text_parts) if pa.types.is_large_string(type_) else _Fixed(type_, rows)
+    return _Texts() if pa.types.is_large_string(type_) else _Fixed(type_, rows)
+
+
+def gather(columns: Sequence[Growing], batches: Iterable[pa.RecordBatch]) -> None:
+    """Add batches to columns.
+
+    Those of long texts are only put aside while rows come: what is done meanwhile holds up whoever sends them.
+    """
+    kept: list[pa.RecordBatch] = []
+    for batch in batches:
+        if _is_mostly_text(batch):
+            kept.append(batch)
+        else:
+            _keep(columns, kept)
+            kept.clear()
+            _add(columns, batch)
+        del batch  # else it would stay beside the next
+    _keep(columns, kept)
+
+
+def _is_mostly_text(batch: pa.RecordBatch) -> bool:
+    texts = (array.buffers()[2] for array in batch.columns if array.type == pa.string())
+    size: int = sum(text.size for text in texts if text)
+    return size > TEXT_SHARE * int(batch.nbytes)
+
+
+def _add(columns: Sequence[Growing], batch: pa.RecordBatch) -> None:
+    for column, array in zip(columns, batch.columns, strict=True):
+        column.add(_storage(array))
+
+
+def _keep(columns: Sequence[Growing], batches: Sequence[pa.RecordBatch]) -> None:
+    for place, column in enumerate(columns):
+        for batch in batches:
+            column.keep(_storage(batch.column(place)))
+
+
+def _storage(array: pa.Array) -> pa.Array:
+    return array.storage if isinstance(array, pa.ExtensionArray) else array
 
 
 class _Documents:
@@ -74,6 +122,8 @@ class _Documents:
     def add(self, array: pa.Array) -> None:
         self._values += [None if text is None else json.loads(text) for text in array.to_pylist()]
 
+    keep = add
+
     def finish(self) -> list[Any]:
         return self._values
 
@@ -81,8 +131,7 @@ class _Documents:
 class _Texts:
     """Left in pieces: they may be most of the result, and would be there twice while they are joined."""
 
-    def __init__(self, parts: Callable[[pa.Array], tuple[_Offsets, _Bytes]]) -> None:
-        self._parts = parts
+    def __init__(self) -> None:
         self._chunks: list[pa.LargeStringArray] = []
         self._gathered = 0  # bytes, in all pieces
         self._begin(0)
@@ -105,6 +154,11 @@ class _Texts:
         self._offsets.append(offsets[1:] + (start - offsets[0]))
         self._valid.append(_valid(array))
 
+    def keep(self, array: pa.Array) -> None:
+        self._end()
+        self._begin(0)
+        self._chunks.append(array.cast(pa.large_string()))
+
     def _end(self) -> None:
         offsets = np.concatenate(self._offsets)
         buffers = [_bits(self._valid), pa.py_buffer(offsets), pa.py_buffer(self._text[: self._used])]
@@ -114,6 +168,26 @@ class _Texts:
     def finish(self) -> pa.ChunkedArray:
         self._end()
         return pa.chunked_array(self._chunks, pa.large_string())
+
+    @staticmethod
+    def _parts(array: pa.Array) -> tuple[_Offsets, _Bytes]:
+        offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+        text = np.frombuffer(array.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+        return offsets.astype(np.int64), text
+
+
+class _Ids(_Texts):
+    keep = _Texts.add
+
+    @staticmethod
+    def _parts(array: pa.Array) -> tuple[_Offsets, _Bytes]:
+        """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
+        start, rows = array.offset, len(array)
+        digits = np.frombuffer(hexlify(array.buffers()[1][16 * start : 16 * (start + rows)]), _DIGITS)
+        texts = np.full(36 * rows, ord("-"), np.uint8)
+        for place in range(5):
+            texts.view(_UUID_TEXT)[f"f{2 * place}"] = digits[f"f{place}"]
+        return np.arange(0, 36 * (rows + 1), 36, dtype=np.int64), texts
 
 
 class _Fixed:
@@ -137,26 +211,12 @@ class _Fixed:
         self._values[start : self._rows] = values[stored.offset : stored.offset + len(stored)]
         self._valid.append(_valid(stored))
 
+    keep = add
+
     def finish(self) -> pa.ChunkedArray:
         buffers = [_bits(self._valid), pa.py_buffer(self._values[: self._rows])]
         array = pa.Array.from_buffers(self._stored, self._rows, buffers)
         return pa.chunked_array([array.cast(self._type)])
-
-
-def _text_parts(array: pa.StringArray) -> tuple[_Offsets, _Bytes]:
-    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
-    text = np.frombuffer(array.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
-    return offsets.astype(np.int64), text
-
-
-def _uuid_parts(array: pa.FixedSizeBinaryArray) -> tuple[_Offsets, _Bytes]:
-    """Text of UUIDs given as 16 bytes; far cheaper here than by a cast on the server and 36 bytes on the wire."""
-    start, rows = array.offset, len(array)
-    digits = np.frombuffer(hexlify(array.buffers()[1][16 * start : 16 * (start + rows)]), _DIGITS)
-    texts = np.full(36 * rows, ord("-"), np.uint8)
-    for place in range(5):
-        texts.view(_UUID_TEXT)[f"f{2 * place}"] = digits[f"f{place}"]
-    return np.arange(0, 36 * (rows + 1), 36, dtype=np.int64), texts
 
 
 def _valid(array: pa.Array) -> pa.BooleanArray:

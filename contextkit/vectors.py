@@ -76,6 +76,8 @@ class VectorColumn:
             lambda: data.reshape(-1, int(sizes[0]))[:, HEADER_BYTES:].view(">f4"),
         )
 
+    keep = add
+
     def _extend(
         self, mask: NDArray[np.bool_], lengths: set[int], decoded: Callable[[], NDArray[np.floating[Any]]]
     ) -> None:

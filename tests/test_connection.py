@@ -56,6 +56,7 @@ from contextkit.connection import (
     settings_of,
     translated_errors,
 )
+from contextkit.connection.pool import Pool
 from contextkit.connection.silence import WatchedConnection
 from contextkit.server import EmbeddedServer
 from contextkit.watcher import postmaster
@@ -657,6 +658,21 @@ def test_twenty_threads_share_no_more_than_pool_size_connections(
         counts = list(threads.map(count, range(60)))
     assert len(counts) == 60
     assert max(counts) == 3
+
+
+def test_a_lent_place_goes_to_who_waits_for_one(database_url: str, engines: list[Engine]) -> None:
+    engines.append(connect(database_url, pool_size=2))
+    pool = engines[0].pool
+    assert isinstance(pool, Pool)
+    with engines[0].connect(), ThreadPoolExecutor(1) as threads:
+        place = pool.lend()
+        assert place is not None
+        assert pool.lend() is None
+        waiting = threads.submit(pid, engines[0])
+        assert until(pool._turn.locked)
+        pool.take_back(place)
+        assert waiting.result(timeout=5) != 0
+    assert pool.checkedout() == 0
 
 
 def test_a_connection_more_is_waited_for_and_then_refused(

@@ -45,6 +45,7 @@ from contextkit import (
     fork_context,
     forks_df,
     frames,
+    gathered,
     history_df,
     load_sample,
     messages_batches,
@@ -529,27 +530,57 @@ def test_batches_are_of_a_whole_number_of_rows(reader: Engine, batch_rows: objec
         messages_batches(reader, batch_rows=batch_rows)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("pool_size", "seen"), [(1, (1, 1)), (2, (2, 1))], ids=["in its place", "beside it"])
 def test_bulk_reads_never_hold_more_connections_than_the_pool(
-    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch, pool_size: int, seen: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
     load_sample(engine)
-    narrow = connect(database_url, pool_size=1)
-    seen: list[tuple[int, int]] = []
+    narrow = connect(database_url, pool_size=pool_size)
+    counts: list[tuple[int, int]] = []
     real = arrow.execute_bulk
-    count = text("select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
 
     def counting(*arguments: Any) -> Any:
-        with engine.connect() as connection:
-            seen.append((connection.execute(count).scalar_one(), narrow.pool.checkedout()))  # type: ignore[attr-defined]
+        counts.append((others(engine), narrow.pool.checkedout()))  # type: ignore[attr-defined]
         return real(*arguments)
 
     engine.dispose()
     monkeypatch.setattr(arrow, "execute_bulk", counting)
     assert len(messages_df(narrow)) == 356
-    assert seen == [(1, 1)]  # its place in the pool is taken, or another reader would take it
+    assert counts == [seen]  # its place in the pool is taken, or another reader would take it
     assert narrow.pool.checkedout() == 0  # type: ignore[attr-defined]
     narrow.dispose()
+
+
+@pytest.mark.direct("a pooler gives any connection of the server's")
+def test_a_bulk_read_closes_no_connection_of_a_pool_that_has_room(
+    reader: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = text("select pg_backend_pid()")
+    with reader.connect() as connection:
+        before = connection.execute(pid).scalar_one()
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0)
+    messages_df(reader)
+    with reader.connect() as connection:
+        assert connection.execute(pid).scalar_one() == before
+
+
+def test_batches_that_stay_and_others_come_in_their_order(reader: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    statement = text(
+        "select n, md5(n::text)::uuid as id, n % 5 = 0 as five, case when n % 6 > 0 then "
+        "repeat('\u00e9' || n, case when n / 300 % 2 = 0 then 1 else 90 end) end as words, null::text as nothing "
+        "from generate_series(1, 3000) as s(n) order by n"
+    )
+    monkeypatch.setattr(arrow, "BULK_ROWS", 10_000)
+    pooled = read_df(reader, statement)
+    monkeypatch.setattr(arrow, "BULK_ROWS", 0)
+    monkeypatch.setattr(arrow, "BATCH_BYTES", (8_000, 8_000))
+    judged: list[bool] = []
+    judge = gathered._is_mostly_text
+    monkeypatch.setattr(gathered, "_is_mostly_text", lambda batch: judged.append(judge(batch)) or judged[-1])
+    in_bulk = read_df(reader, statement)
+    assert set(judged) == {True, False}
+    pd.testing.assert_frame_equal(in_bulk, pooled)
 
 
 LITERALS = {
@@ -690,6 +721,13 @@ def test_types_created_after_the_first_bulk_read_are_read(empty_url: str, monkey
     engine.dispose()
 
 
+def others(engine: Engine) -> int:
+    """How many other connections the database has; a transaction each time, which sees the same ones throughout."""
+    query = text("select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+    with engine.connect() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
 @pytest.mark.direct("counts the server's connections")
 def test_a_bulk_read_leaves_no_connection(engine: Engine, reader: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "BULK_ROWS", 0)
@@ -698,11 +736,7 @@ def test_a_bulk_read_leaves_no_connection(engine: Engine, reader: Engine, monkey
     with pytest.raises(DimensionError):
         read_df(reader, text("select v::vector as e from (values ('[1,2]'), ('[1,2,3]')) as x(v)"))
     reader.dispose()
-    others = text(
-        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-    )
-    # A transaction each time: one sees the same connections throughout. The server takes a moment to end them.
-    assert until(lambda: read_df(engine, others).iloc[0, 0] == 0)
+    assert until(lambda: others(engine) == 0)  # the server takes a moment to end them
 
 
 def test_a_fork_by_reference_stores_no_rows_of_its_own(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from weakref import WeakSet
 from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool.base import _ConnectionRecord
 
 
 class Pool(QueuePool):
@@ -37,6 +38,17 @@ class Pool(QueuePool):
         finally:
             self._next = None
             self._turn.release()
+
+    def lend(self) -> ConnectionPoolEntry | None:
+        """Give a place, if one is free, for a connection that the pool does not see."""
+        return _ConnectionRecord(self, connect=False) if self._inc_overflow() else None
+
+    def take_back(self, place: ConnectionPoolEntry) -> None:
+        """Take a lent place back."""
+        self.dispatch.checkin(None, place)  # as of a connection that was invalidated
+        self._dec_overflow()
+        if self._turn.locked() and self._inc_overflow():  # who waits does so for what is given back
+            self._do_return_conn(place)
 
     def dispose(self) -> None:
         """Close what is idle now, and the rest when it is given back."""
