@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pandas as pd
 from sqlalchemy import URL, Engine, Select, false, text
 
-from contextkit.connection import Settings, engine_at, reads_in_bulk, settings_of, translated_errors
+from contextkit.connection import Settings, engine_at, translated_errors, worker_settings
 from contextkit.counts import positive
 from contextkit.extras import needed
 from contextkit.frames import check_lineages, messages_df, read_df, stored_histories
@@ -57,8 +57,7 @@ def messages_dask(
     counted = select_message_partitions(positive("npartitions", npartitions), *where, include_deleted=include_deleted)
     statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
     meta = messages_df(engine, false(), embeddings=embeddings)
-    parts = _parts(engine, counted, statement, Message.context_id)
-    return _frame("messages_dask", _messages, parts, meta)
+    return _frame("messages_dask", _messages, _parts(engine, counted, statement, Message.context_id), meta)
 
 
 def histories_dask(
@@ -83,8 +82,9 @@ def histories_dask(
     counted = select_history_partitions(positive("npartitions", npartitions), *where, include_deleted=include_deleted)
     statement = select_contexts(*where, include_deleted=include_deleted).order_by(None).order_by(Context.id)
     load = partial(stored_histories, embeddings=embeddings, include_deleted=include_deleted)
-    parts = _parts(engine, counted, statement, Context.id)
-    return _frame("histories_dask", partial(_histories, load), parts, load(engine, []))
+    return _frame(
+        "histories_dask", partial(_histories, load), _parts(engine, counted, statement, Context.id), load(engine, [])
+    )
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ class _Part:
         return read_df(_engine(self.url, self.settings), text(self.sql.replace(":", r"\:")))
 
 
-_reading = threading.Lock()
-"""Held while a task reads: a process's tasks take turns on its one connection."""
+_reading = threading.Lock()  # a process's tasks take turns on its one connection
 
 _engine = cache(engine_at)
 
@@ -115,16 +114,7 @@ _engine = cache(engine_at)
 def _parts(
     engine: Engine, counted: Select[*tuple[Any, ...]], statement: Select[*tuple[Any, ...]], ids: Any
 ) -> list[_Part]:
-    settings = settings_of(engine)
-    if settings is None:
-        raise ValueError("workers need to open the database, too: give an engine from connect()")
-    if not reads_in_bulk(engine):
-        raise ValueError(
-            "the engine's listeners and execution options do not travel to workers, which would read other rows; "
-            "give an engine from connect() without any, and set a role or search_path by `options` in its URL"
-        )
-    settings = replace(settings, write=False, pool_size=1, server=None)
-    call = uuid4().hex
+    settings, call = worker_settings(engine), uuid4().hex
     with translated_errors(), engine.connect() as connection:
         parts = []
         for partition in partitions_of(connection.execute(counted)):

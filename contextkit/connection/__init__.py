@@ -44,6 +44,7 @@ __all__ = [
     "translated_errors",
     "unreachable",
     "watch_of",
+    "worker_settings",
 ]
 
 MOST_SECONDS = 2**31 // 1000
@@ -120,6 +121,23 @@ def connect(
 def reads_in_bulk(engine: Engine) -> bool:
     """Tell whether connections opened by the URL alone see what those of the engine's pool see."""
     return settings_of(engine) is not None and not is_added_to(engine)
+
+
+def worker_settings(engine: Engine) -> Settings:
+    """Give the settings with which another process, that has the URL and nothing else, reads what this engine does.
+
+    Raises:
+        ValueError: the engine is not from `connect`, or has listeners or execution options of its user's.
+    """
+    settings = settings_of(engine)
+    if settings is None:
+        raise ValueError("workers need to open the database, too: give an engine from connect()")
+    if not reads_in_bulk(engine):
+        raise ValueError(
+            "the engine's listeners and execution options do not travel to workers, which would read other rows; "
+            "give an engine from connect() without any, and set a role or search_path by `options` in its URL"
+        )
+    return replace(settings, write=False, pool_size=1, server=None)
 
 
 def watch_of(connection: Connection) -> tuple[Silence, Partner] | None:
