@@ -165,7 +165,8 @@ def messages_batches(
 
     Each batch is a short transaction of its own and goes on after the last one's key, so nothing stays open
     between them. Rows written meanwhile may or may not appear; none appears twice. Without any row there is one
-    empty frame.
+    empty frame. A loop's variable holds a batch until the next one is there: two at once, or one if it is deleted at
+    the end of the loop's body.
     """
     batch_rows = positive("batch_rows", batch_rows)
     statement = select_messages(*where, embeddings=embeddings, include_deleted=include_deleted)
