@@ -53,11 +53,11 @@ def _place_of(connection: Connection) -> Iterator[None]:
     connection.rollback()  # a pooler closes the server's connection of whoever leaves within a transaction
     pool = cast(Pool, connection.engine.pool)
     place = pool.lend()
-    if place is None:
-        cast(Any, connection.connection.driver_connection).close()
-    else:
-        connection.close()
     try:
+        if place is None:
+            cast(Any, connection.connection.driver_connection).close()
+        else:
+            connection.close()
         yield
     finally:
         if place is None:
@@ -186,7 +186,7 @@ class Bulk:
     def _opened(self, line: Line) -> BulkConnection:
         try:
             with line.waiting():
-                return again_while_full(partial(self._open, line))
+                return again_while_full(partial(self._open, line), cast(Pool, self.engine.pool).close_idle)
         except BulkError as error:
             raise unreachable(self.engine.url, error) from None
 

@@ -35,8 +35,8 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 }
 BULK_TYPES = ARROW_TYPES.keys() - {"interval"} | {"json", "jsonb", "vector"}
 
-TEXT_SHARE = 5 / 6
-"""What texts are of a batch at least that stays: the rest of it is wasted then."""
+TEXT_SHARE, TEXT_BYTES = 5 / 6, 200
+"""What texts are of a batch that stays, and of its row, at least: the rest is wasted then."""
 
 MOST_PIECE_BYTES = 16 * 2**20
 FIRST_ROWS = 10_000_000
@@ -97,7 +97,7 @@ def gather(columns: Sequence[Growing], batches: Iterable[pa.RecordBatch]) -> Non
 def _is_mostly_text(batch: pa.RecordBatch) -> bool:
     texts = (array.buffers()[2] for array in batch.columns if array.type == pa.string())
     size: int = sum(text.size for text in texts if text)
-    return size > TEXT_SHARE * int(batch.nbytes)
+    return size > max(TEXT_SHARE * int(batch.nbytes), TEXT_BYTES * len(batch))
 
 
 def _add(columns: Sequence[Growing], batch: pa.RecordBatch) -> None:

@@ -660,19 +660,50 @@ def test_twenty_threads_share_no_more_than_pool_size_connections(
     assert max(counts) == 3
 
 
-def test_a_lent_place_goes_to_who_waits_for_one(database_url: str, engines: list[Engine]) -> None:
+def test_a_lent_place_goes_to_who_waits_for_one(
+    database_url: str, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     engines.append(connect(database_url, pool_size=2))
     pool = engines[0].pool
     assert isinstance(pool, Pool)
+    waits = threading.Event()
+    wait = pool._pool.not_empty.wait
+    monkeypatch.setattr(pool._pool.not_empty, "wait", lambda timeout: waits.set() or wait(timeout))
+    monkeypatch.setattr(pool, "checkedout", lambda: 0)  # as for two who ask at the same moment, and wait out of turn
     with engines[0].connect(), ThreadPoolExecutor(1) as threads:
         place = pool.lend()
         assert place is not None
         assert pool.lend() is None
         waiting = threads.submit(pid, engines[0])
-        assert until(pool._turn.locked)
+        assert waits.wait(timeout=5)
         pool.take_back(place)
         assert waiting.result(timeout=5) != 0
-    assert pool.checkedout() == 0
+
+
+def test_a_connection_is_taken_before_a_place_without_one(database_url: str, engines: list[Engine]) -> None:
+    engines.append(connect(database_url, pool_size=3))
+    pool = engines[0].pool
+    assert isinstance(pool, Pool)
+    first = pid(engines[0])
+    lent = [pool.lend(), pool.lend()]
+    for place in lent:
+        assert place is not None
+        pool.take_back(place)
+    assert pid(engines[0]) == first
+
+
+@pytest.mark.direct("a pooler has its own list of roles")
+def test_a_read_in_bulk_makes_room_where_the_role_has_one_connection(
+    database_url: str, admin: Admin, engines: list[Engine]
+) -> None:
+    role = f"one_{os.urandom(8).hex()}"
+    admin.connection.execute(f"create role {role} login connection limit 1".encode())
+    try:
+        engines.append(connect(make_url(database_url).set(username=role), pool_size=3))
+        assert len(read_df(engines[0], text(MANY.format("i")))) == 5000
+    finally:
+        engines[0].dispose()
+        admin.connection.execute(f"drop role {role}".encode())
 
 
 def test_a_connection_more_is_waited_for_and_then_refused(

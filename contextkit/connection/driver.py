@@ -192,7 +192,7 @@ def _named(state: str) -> str:
     return f"SQLSTATE {state}, {name}"
 
 
-def again_while_full(open_: Callable[[], _Opened]) -> _Opened:
+def again_while_full(open_: Callable[[], _Opened], make_room: Callable[[], None] = lambda: None) -> _Opened:
     """What opens a connection; again where none was free, as one that was closed just now counts a little longer."""
     for pause in PAUSES:
         try:
@@ -200,6 +200,7 @@ def again_while_full(open_: Callable[[], _Opened]) -> _Opened:
         except Exception as error:
             if not is_full(error):
                 raise
+        make_room()
         time.sleep(pause)
     return open_()
 

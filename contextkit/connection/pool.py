@@ -11,11 +11,26 @@ from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util.queue import Empty, Queue
+
+
+class _Places(Queue[ConnectionPoolEntry]):
+    """Places that nobody uses; those with a connection are taken first."""
+
+    def _put(self, item: ConnectionPoolEntry) -> None:
+        if item.dbapi_connection is None:
+            self.queue.appendleft(item)
+        else:
+            super()._put(item)
 
 
 class Pool(QueuePool):
-    """A pool that gives its places in turn and, once disposed of, closes the connections that come back later."""
+    """A pool that gives its places in turn and, once disposed of, closes the connections that come back later.
 
+    The last one that was given back is the first to be taken.
+    """
+
+    _queue_class = _Places
     _disposed = False
     _next: int | None = None
     """The thread that the next place is for, where there is none."""
@@ -41,14 +56,28 @@ class Pool(QueuePool):
 
     def lend(self) -> ConnectionPoolEntry | None:
         """Give a place, if one is free, for a connection that the pool does not see."""
-        return _ConnectionRecord(self, connect=False) if self._inc_overflow() else None
+        if self._inc_overflow():
+            return _ConnectionRecord(self, connect=False)
+        place = self._idle()
+        if place is not None:
+            place.close()
+        return place
 
     def take_back(self, place: ConnectionPoolEntry) -> None:
         """Take a lent place back."""
         self.dispatch.checkin(None, place)  # as of a connection that was invalidated
-        self._dec_overflow()
-        if self._turn.locked() and self._inc_overflow():  # who waits does so for what is given back
+        self._do_return_conn(place)
+
+    def close_idle(self) -> None:
+        """Close the connections that nobody uses; their places stay."""
+        for place in list(iter(self._idle, None)):
+            place.close()
             self._do_return_conn(place)
+
+    def _idle(self) -> ConnectionPoolEntry | None:
+        with suppress(Empty):
+            return self._pool.get(block=False)
+        return None
 
     def dispose(self) -> None:
         """Close what is idle now, and the rest when it is given back."""
