@@ -16,7 +16,7 @@ from types import ModuleType
 import pandas as pd
 import psutil
 
-from tests.benchmarks import files, growth, histories, imports, loads, memory, searches, writes
+from tests.benchmarks import files, growth, histories, imports, loads, memory, searches, workers, writes
 from tests.benchmarks.ground import Ground, opened_ground
 from tests.benchmarks.measuring import MOST_ROUNDS, ROUNDS
 
@@ -28,6 +28,7 @@ GROUPS = {
     "searches": searches,
     "writes": writes,
     "files": files,
+    "workers": workers,
     "memory": memory,
     "growth": growth,
 }
