@@ -18,7 +18,7 @@ from pgvector import Vector
 from pgvector.sqlalchemy import VECTOR
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
-from sqlalchemy import Connection, Engine, Executable, TextClause, event, text
+from sqlalchemy import Connection, Engine, Executable, Select, TextClause, event, text
 
 from contextkit.bulk import Bulk, Line, bulk_in_place_of, forget_types
 from contextkit.connection import ONLY_READS, reads_in_bulk, settings_of, translated_errors
@@ -29,7 +29,7 @@ from contextkit.interrupts import ahead
 from contextkit.literals import LITERAL, LiteralDialect, literal_sql
 from contextkit.models import EMBEDDING_DIMENSIONS
 from contextkit.plans import UNKNOWN, Expected, expected
-from contextkit.queries import select_embedding_dimensions
+from contextkit.queries import select_embedding_dimensions, select_stored_dimensions
 from contextkit.vectors import VectorColumn
 
 BULK_ROWS = 2_000
@@ -238,7 +238,7 @@ def _from_values(connection: Connection, kind: str, values: list[Any]) -> pa.Chu
     if kind == "vector":
         vectors = VectorColumn(len(values))
         vectors.add_rows([_vector(value) for value in values])
-        return vectors.finish(lambda: _declared_dimensions(connection))
+        return vectors.finish(partial(_dimensions, lambda statement: connection.execute(statement).scalar()))
     if kind not in ARROW_TYPES:
         return values
     if kind == "uuid":
@@ -254,12 +254,12 @@ def _vector(value: str | Vector | None) -> NDArray[np.float32] | None:
     return None if value is None else np.array(json.loads(value), np.float32)
 
 
-def _declared_dimensions(connection: Connection) -> int:
-    return _length(connection.execute(select_embedding_dimensions()).scalar())
-
-
-def _length(declared: int | None) -> int:
-    return declared if declared and declared > 0 else EMBEDDING_DIMENSIONS
+def _dimensions(ask: Callable[[Select[*tuple[Any, ...]] | TextClause], int | None]) -> int:
+    """Length of the vectors of a column that are all null, so that it fits others: as declared, or as those stored."""
+    length = ask(select_embedding_dimensions())
+    if length == -1:
+        length = ask(select_stored_dimensions())
+    return length or EMBEDDING_DIMENSIONS
 
 
 # In bulk
@@ -311,14 +311,13 @@ def _read(line: Line, reader: pa.RecordBatchReader, rows: int, matrix: NDArray[n
     with ahead(read) if "vector" in kinds else nullcontext(iter(read, None)) as batches:
         gather(columns, batches)
 
-    def dimensions() -> int:
-        sql = str(select_embedding_dimensions().compile(dialect=LiteralDialect(), compile_kwargs=LITERAL))
-        line.execute(sql)
+    def ask(statement: Select[*tuple[Any, ...]] | TextClause) -> int | None:
+        line.execute(str(statement.compile(dialect=LiteralDialect(), compile_kwargs=LITERAL)))
         with line.waiting():
-            return _length((line.cursor.fetchone() or (None,))[0])
+            return (line.cursor.fetchone() or (None,))[0]
 
     return [
-        Column(name, column.finish(dimensions) if isinstance(column, VectorColumn) else column.finish())
+        Column(name, column.finish(partial(_dimensions, ask)) if isinstance(column, VectorColumn) else column.finish())
         for name, column in zip(reader.schema.names, columns, strict=True)
     ]
 

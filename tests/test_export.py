@@ -31,6 +31,7 @@ from contextkit import (
     forks_df,
     history_df,
     import_file,
+    messages_batches,
     messages_df,
     preferences_df,
     to_openai,
@@ -181,6 +182,22 @@ def test_parquet_has_the_rows_of_history_df_with_embeddings(engine: Engine, tmp_
     by_default = pd.read_parquet(tmp_path / "x.parquet")
     assert by_default[plain].dtypes.equals(expected[plain].dtypes)
     assert by_default["embedding"][0].tolist() == vector
+
+
+def test_vectors_of_no_declared_length_may_all_be_null_at_first(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context_of(engine, ("user", "a"))
+    context_of(engine, ("user", "b"), ("assistant", "c"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table messages alter embedding type vector")
+        connection.exec_driver_sql("update messages set embedding = '[1,2,3]' where content = 'c'")
+    monkeypatch.setattr(histories, "BATCH_ROWS", 1)
+    assert export_file(engine, tmp_path / "x.parquet") == 2
+    read = pd.read_parquet(tmp_path / "x.parquet", dtype_backend="pyarrow")
+    assert embedding_matrix(read)[read["content"] == "c"].tolist() == [[1, 2, 3]]
+    together = pd.concat(messages_batches(engine, batch_rows=1, embeddings=True), ignore_index=True)
+    pd.testing.assert_frame_equal(together, messages_df(engine, embeddings=True))
 
 
 @pytest.mark.parametrize("format", ["openai", "sharegpt", "oasst", "parquet"])

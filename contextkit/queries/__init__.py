@@ -56,6 +56,7 @@ from contextkit.queries.rows import select_messages as select_messages
 from contextkit.queries.rows import select_owners as select_owners
 from contextkit.queries.rows import select_places as select_places
 from contextkit.queries.rows import select_row_counts as select_row_counts
+from contextkit.queries.rows import select_stored_dimensions as select_stored_dimensions
 from contextkit.queries.rows import select_tips as select_tips
 from contextkit.queries.search import SEARCHED_CHARACTERS as SEARCHED_CHARACTERS
 from contextkit.queries.search import matches_words as matches_words

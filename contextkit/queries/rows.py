@@ -49,6 +49,20 @@ def select_embedding_dimensions() -> Select[*tuple[Any, ...]]:
     )
 
 
+def select_stored_dimensions() -> TextClause:
+    """One number, the length of any stored embedding; nothing where the planner knows of none, or they are no vectors.
+
+    A cast is found whatever the schema of the extension, its functions are not.
+    """
+    return text(
+        "select cardinality(cast(embedding as real[])) from messages where embedding is not null"
+        " and exists (select from pg_attribute join pg_type on pg_type.oid = atttypid"
+        " where attrelid = to_regclass('messages') and attname = 'embedding' and typname = 'vector')"
+        " and not exists (select from pg_stats where schemaname = any(current_schemas(false))"
+        " and tablename = 'messages' and attname = 'embedding' and null_frac = 1) limit 1"
+    )
+
+
 def select_knowledge() -> TextClause:
     """One row: whether the planner has statistics of both tables, and whether there are more than a few messages.
 
