@@ -173,8 +173,8 @@ def columns_after(
 ) -> tuple[tuple[Any, ...], list[Column]]:
     """The row of a statement without parameters, and columns of another that runs after it.
 
-    Both travel at once, and with the begin of their transaction unless it `ends` there: what is sent at once is one by
-    itself. Settings are lost then. Where a listener has begun it with what is to hold for all of it, it goes on.
+    Both travel at once, with the begin of their transaction and, if it `ends` there, its end; settings are lost then.
+    Where a listener has begun it with what is to hold for all of it, it goes on.
     """
     driver = connection.connection.driver_connection
     if not _has_pipeline(driver):
@@ -187,11 +187,13 @@ def columns_after(
         driver.autocommit = True  # else psycopg would begin, and wait for that
     with ExitStack() as pipeline:
         pipeline.enter_context(driver.pipeline())
-        if begins and not ends:
+        if begins:
             driver.execute(SNAPSHOT)
         cursor = driver.execute(first.text.encode())
 
         def send(*_: object) -> None:
+            if begins and ends:
+                driver.execute("rollback")
             pipeline.close()  # not by its sync, which waits for ever where a parameter is large
 
         # Here, as SQLAlchemy looks at what came right after it executed a statement.

@@ -52,8 +52,9 @@ def _place_of(connection: Connection) -> Iterator[None]:
     """A place of the pool beside this connection, which goes back to it; where none is free, this one's."""
     connection.rollback()  # a pooler closes the server's connection of whoever leaves within a transaction
     pool = cast(Pool, connection.engine.pool)
-    place = pool.lend()
+    place = None
     try:
+        place = pool.lend()
         if place is None:
             cast(Any, connection.connection.driver_connection).close()
         else:

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -20,10 +21,11 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pandas as pd
 import psycopg
 import pytest
-from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
+import contextkit.arrow as arrow_module
 import contextkit.connection.engines as engines_module
 import contextkit.server as server_module
 from contextkit import (
@@ -704,6 +706,52 @@ def test_a_read_in_bulk_makes_room_where_the_role_has_one_connection(
     finally:
         engines[0].dispose()
         admin.connection.execute(f"drop role {role}".encode())
+
+
+@pytest.mark.parametrize(("pool_size", "closed"), [(1, WatchedConnection), (2, WatchedConnection), (3, Connection)])
+def test_an_interrupt_before_a_read_in_bulk_leaves_every_place(
+    database_url: str, engines: list[Engine], monkeypatch: pytest.MonkeyPatch, pool_size: int, closed: type
+) -> None:
+    engines.append(connect(database_url, pool_size=pool_size))
+    with engines[0].connect(), engines[0].connect() if pool_size > 1 else nullcontext():
+        pass  # two that are idle
+
+    def interrupt(_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(closed, "close", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        read_df(engines[0], text(MANY.format("i")))
+    assert engines[0].pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.direct("a pooler ends its own connections")
+def test_a_connection_lost_outside_a_transaction_does_not_stay_out_of_the_pool(
+    database_url: str, admin: Admin, engines: list[Engine]
+) -> None:
+    engines.append(connect(database_url, pool_size=1))
+    with engines[0].connect() as connection:
+        connection.execution_options(isolation_level="REPEATABLE READ")  # which is taken back at the end
+        driver: Any = connection.connection.driver_connection
+        driver.autocommit = True
+        admin.terminate()
+        with pytest.raises(psycopg.OperationalError):
+            driver.execute("select 1")
+    assert engines[0].pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert pid(engines[0]) > 0
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_two_statements_in_one_round_trip_only_read_on_one_snapshot(
+    database_url: str, engines: list[Engine], ends: bool
+) -> None:
+    engines.append(connect(database_url, write=True))
+    settings = text("select current_setting('transaction_read_only'), current_setting('transaction_isolation') as x")
+    with engines[0].connect() as connection:
+        first, columns = arrow_module.columns_after(connection, text("select 1"), settings, ends=ends)
+    assert first == (1,)
+    assert [column.values.to_pylist() for column in columns] == [["on"], ["repeatable read"]]
 
 
 def test_a_connection_more_is_waited_for_and_then_refused(

@@ -55,18 +55,19 @@ class Pool(QueuePool):
             self._turn.release()
 
     def lend(self) -> ConnectionPoolEntry | None:
-        """Give a place, if one is free, for a connection that the pool does not see."""
+        """Give a place, if one without a connection is free, for one that the pool does not see."""
         if self._inc_overflow():
             return _ConnectionRecord(self, connect=False)
         place = self._idle()
-        if place is not None:
-            place.close()
-        return place
+        if place is None or place.dbapi_connection is None:
+            return place
+        self._do_return_conn(place)
+        return None
 
     def take_back(self, place: ConnectionPoolEntry) -> None:
         """Take a lent place back."""
-        self.dispatch.checkin(None, place)  # as of a connection that was invalidated
         self._do_return_conn(place)
+        self.dispatch.checkin(None, place)  # as of a connection that was invalidated
 
     def close_idle(self) -> None:
         """Close the connections that nobody uses; their places stay."""

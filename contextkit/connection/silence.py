@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import psycopg
+from psycopg import IsolationLevel
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
@@ -287,6 +288,16 @@ class WatchedConnection(psycopg.Connection[Any]):
         """Roll back, of which a lost connection has no need."""
         if not self.closed:
             super().rollback()
+
+    def set_autocommit(self, value: bool) -> None:
+        """Set it, as SQLAlchemy does on the way back to the pool, where a lost connection must not stay out."""
+        if not self.closed:
+            super().set_autocommit(value)
+
+    def set_isolation_level(self, value: IsolationLevel | None) -> None:
+        """Set it, as of `set_autocommit`."""
+        if not self.closed:
+            super().set_isolation_level(value)
 
     def _heard(self, gen: PQGen[_Result], silence: Silence) -> PQGen[_Result]:
         try:
