@@ -530,7 +530,13 @@ def test_batches_are_of_a_whole_number_of_rows(reader: Engine, batch_rows: objec
         messages_batches(reader, batch_rows=batch_rows)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("pool_size", "seen"), [(1, (1, 1)), (2, (2, 1))], ids=["in its place", "beside it"])
+@pytest.mark.parametrize(
+    ("pool_size", "seen"),
+    [
+        pytest.param(1, (1, 1), id="in its place"),
+        pytest.param(2, (2, 1), id="beside it", marks=pytest.mark.direct("a pooler keeps none open that is idle")),
+    ],
+)
 def test_bulk_reads_never_hold_more_connections_than_the_pool(
     engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch, pool_size: int, seen: tuple[int, int]
 ) -> None:
