@@ -83,7 +83,7 @@ def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_se
     if mode == "exact":
         return exact_answer(connection, asked, terms)
     ef_search = int(ef_search or ef_search_for(terms.k))
-    seen = None if terms.where else _seen_before(connection, terms)
+    seen = None if terms.where else _seen.get(connection.engine, {}).get((terms.distance, terms.include_deleted))
     if seen is not None and not _overflows(asked, seen.index):
         scan = _scan(terms, seen.index, _scans(terms, seen.index)[0])
         parameters = _parameters(asked, range(len(asked.vectors)))
@@ -108,10 +108,6 @@ def answer(connection: Connection, asked: Asked, terms: Terms, mode: Mode, ef_se
     found = index_answer(connection, asked, terms, index, ef_search=ef_search, most=most)
     found.done["without_embedding"] = matching.rows - matching.embedded if few else None
     return found
-
-
-def _seen_before(connection: Connection, terms: Terms) -> _Seen | None:
-    return _seen.get(connection.engine, {}).get((terms.distance, terms.include_deleted))
 
 
 def _state(connection: Connection, ef_search: int) -> str:
